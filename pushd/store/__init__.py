@@ -1,0 +1,1 @@
+"""pushd's state: one domain-level interface (`base`) and its implementations."""

@@ -1,0 +1,140 @@
+"""The store's interface, in the words of the domain, and what every implementation promises.
+
+Every write is idempotent where a caller may have to repeat it (login by `conn`, enqueue by push id, uplink by entry id,
+ack and logout by epoch), because a StoreUnavailable leaves its outcome unknown. Every method may raise StoreUnavailable.
+No node's clock is compared with another's: `now` is the store's own. A call that is cancelled may or may not have been
+carried out; it never leaves half of itself behind.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pushd.model import (
+    Bound,
+    Counts,
+    DeviceRecord,
+    Entry,
+    Message,
+    Push,
+    Receipt,
+    ReceiptState,
+    Stream,
+    Throttled,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store enforces. Times in seconds.
+
+    More than `takeovers` takeovers of one device within `takeover_window` are refused; an inbox holds `inbox_max`
+    messages; a push id is remembered for `dedupe`; a device not heard of for `stale_after` is not alive; a stream
+    keeps its last `stream_max` entries.
+    """
+
+    takeovers: int = 3
+    takeover_window: float = 10.0
+    inbox_max: int = 1_000
+    dedupe: float = 86_400.0
+    stale_after: float = 90.0
+    stream_max: int = 1_000_000
+
+
+class Control(Protocol):
+    """What a store tells the node that it serves. Synchronous, called in the Trio thread; must not block or raise."""
+
+    def wake(self, device: str) -> None:
+        """The device's inbox has something new. A hint: it may come twice, late, or for a device that has gone."""
+
+    def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
+        """Close this node's connection of the device if its epoch is `epoch` or older."""
+
+    def cast(self, device: str, message: Message) -> bool:
+        """Send a qos 0 message if this node holds the device now; True if it was put on its way."""
+
+
+class Store(Protocol):
+    """pushd's state. All times that come out are Unix seconds by the store's clock."""
+
+    async def admits(self, device: str) -> Throttled | None:
+        """Would a login of this device be refused now? Changes nothing; the login itself decides."""
+
+    async def login(self, device: str, conn: str, topics: Sequence[str]) -> Bound | Throttled:
+        """Bind the device to this node and `conn`, in one atomic step.
+
+        Counts a takeover if another connection holds the device (refused: `Throttled`, nothing changed); gives an epoch
+        greater than any before; remembers `topics` as the device's (until its next login); writes `online` or
+        `takeover` to the status stream; tells the previous holder's node to kick it. With the same `conn` again: the
+        same answer, nothing written twice.
+        """
+
+    async def logout(self, device: str, epoch: int, reason: str) -> bool:
+        """Unbind the device and write one `offline`, if `epoch` still holds it; False (and nothing) otherwise."""
+
+    async def enqueue(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
+        """Put a qos 1 push into each device's inbox and wake their holders; one receipt each, also on its stream.
+
+        `stored` with the device's next `seq`; `duplicate` (with the first one's seq) if the device had this push id
+        within the dedupe window; `refused` with a reason if the inbox is full.
+        """
+
+    async def cast(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
+        """Send a qos 0 push to those of the devices that are connected; `delivered` or `refused` for each."""
+
+    async def members(self, topic: str | None, after: str, limit: int) -> list[str]:
+        """Known device ids greater than `after`, in order: those of a topic, or all (None)."""
+
+    async def fetch(self, device: str, epoch: int, after: int, limit: int) -> list[Message]:
+        """The next messages of the inbox with seq > `after`, lowest first; durably marked as sent before it returns.
+
+        Expired ones are removed on the way, with an `expired` receipt. Raises StaleEpoch if `epoch` is not the holder's.
+        """
+
+    async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
+        """Remove messages from the inbox, with a receipt each (`acked` or `delivered`); unknown seqs are ignored.
+
+        Raises StaleEpoch if `epoch` is not the holder's: then nothing is removed.
+        """
+
+    async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
+        """Write one entry of the uplink stream (once for an `entry` id). Raises StaleEpoch."""
+
+    async def beat(self, alive: Sequence[tuple[str, int]]) -> list[str]:
+        """These (device, epoch) of this node are alive now; the answer names those that it does not hold any more."""
+
+    async def sweep(self) -> int:
+        """End what is dead: bindings of dead nodes and stale devices get their one `offline`; expired messages and old
+
+        dedupe marks go. One bounded step; the answer is how many bindings it ended (call again while it is not 0).
+        """
+
+    async def reconcile(self, devices: Sequence[str]) -> list[str]:
+        """Those of the devices that are not alive, in the given order; stale bindings among them are ended (`offline`)."""
+
+    async def append(self, stream: Stream, fields: Mapping[str, str]) -> str:
+        """Add an entry to a stream and answer its id."""
+
+    async def take(self, stream: Stream, limit: int) -> list[Entry]:
+        """The oldest entries of a services' stream (`push`, `reconcile`) that are not done; waits for the first."""
+
+    async def done(self, stream: Stream, ids: Sequence[str]) -> None:
+        """These entries have been dealt with and go."""
+
+    async def read_stream(self, stream: Stream, after: str, limit: int, wait: float = 0.0) -> list[Entry]:
+        """Entries after an id (`""`: from the oldest kept; `"$"`: only what comes from now on), up to `limit`.
+
+        With nothing there it waits up to `wait` seconds for the first. Raises BadRequest for an id that is none.
+        """
+
+    async def device(self, device: str) -> DeviceRecord | None:
+        """What is known of one device."""
+
+    async def devices(self, after: str, limit: int, online: bool) -> list[DeviceRecord]:
+        """Known devices with ids greater than `after`, in order; only those bound now if `online`."""
+
+    async def counts(self) -> Counts:
+        """Totals, for statistics and metrics."""
+
+    async def ping(self) -> None:
+        """Return if the store can be written to; StoreUnavailable otherwise."""
