@@ -1,0 +1,92 @@
+"""What pushd counts while it works: one value per node, made of Prometheus counters in a registry of its own.
+
+Counters live here because every floor counts; how they are shown is the admin interface's business. Amounts that can be
+asked for (connections, devices, inbox, streams) are not counted here: they are read when somebody looks.
+Label values come from closed lists, never from a client, so that the number of series is bounded.
+"""
+
+import contextlib
+import enum
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pushd.errors import StoreUnavailable
+from pushd.model import ReceiptState, StatusEvent
+
+STORE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Refusal(enum.StrEnum):
+    """Why a device was not let in: the label `reason` of `pushd_refusals_total`."""
+
+    BAD_DEVICE = "bad_device"  # no device id, or one that is none
+    BAD_TOKEN = "bad_token"  # the authenticator said no
+    THROTTLED = "throttled"  # too many takeovers
+    LIMIT = "limit"  # the node is full
+    DRAINING = "draining"  # the node is shutting down
+    AUTH_UNAVAILABLE = "auth_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+
+
+class Metrics:
+    """The counters of one node: `metrics.uplinks.inc()`, `metrics.refusals.labels(Refusal.THROTTLED).inc()`.
+
+    Make one for each node; `registry` holds them all and nothing else. Synchronous, never waits, safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.logins = self._counter("logins", "Logins by how they began: online, takeover.", "event")
+        self.refusals = self._counter("refusals", "Devices that were not let in, by reason.", "reason")
+        self.disconnects = self._counter("disconnects", "Device connections that ended, by reason.", "reason")
+        self.kicks = self._counter("kicks", "Device connections ended on purpose, by whom.", "by")
+        self.uplinks = self._counter("uplinks", "Events of devices that are in the uplink stream.")
+        self.pushes = self._counter("pushes", "Receipts of pushes, by state.", "state")
+        self.redeliveries = self._counter("redeliveries", "Stored pushes sent to a device once more.")
+        self.dead_entries = self._counter("dead_entries", "Entries of services that could not be understood.")
+        self.swept = self._counter("swept", "Bindings ended because their device or its node was dead.")
+        self.store_errors = self._counter("store_errors", "Calls that the store could not answer.", "operation")
+        self.store_seconds = Histogram(
+            "pushd_store_seconds",
+            "How long calls to the store took.",
+            ["operation"],
+            buckets=STORE_BUCKETS,
+            registry=self.registry,
+        )
+        self.loop_lag = Gauge(
+            "pushd_loop_lag_seconds",
+            "How late the event loop woke a task that slept: the largest of the last few measurements.",
+            registry=self.registry,
+        )
+        self._start_at_zero()
+
+    @contextlib.contextmanager
+    def store_call(self, operation: str) -> Iterator[None]:
+        """Time one call to the store: `with metrics.store_call("enqueue"): await store.enqueue(...)`.
+
+        `operation` is the name of the store's method. A StoreUnavailable is counted and goes on. Calls that wait on
+        purpose (`take`, `read_stream` with a wait) do not belong in here.
+        """
+        begin = time.perf_counter()
+        try:
+            yield
+        except StoreUnavailable:
+            self.store_errors.labels(operation).inc()
+            raise
+        finally:
+            self.store_seconds.labels(operation).observe(time.perf_counter() - begin)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"pushd_{name}", text, labels, registry=self.registry)
+
+    def _start_at_zero(self) -> None:
+        """Create the series whose labels are known, so that a rate over them has a first value to start from."""
+        for event in (StatusEvent.ONLINE, StatusEvent.TAKEOVER):
+            self.logins.labels(event)
+        for reason in Refusal:
+            self.refusals.labels(reason)
+        for state in ReceiptState:
+            self.pushes.labels(state)
