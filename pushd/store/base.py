@@ -127,6 +127,13 @@ class Store(Protocol):
         With nothing there it waits up to `wait` seconds for the first. Raises BadRequest for an id that is none.
         """
 
+    async def newest(self, stream: Stream) -> str:
+        """The id of the newest entry of a stream (`""` if it has none): where "from now on" begins.
+
+        A reader that starts with `"$"` and finds nothing would lose what comes between two of its calls; one that starts
+        here does not.
+        """
+
     async def device(self, device: str) -> DeviceRecord | None:
         """What is known of one device."""
 
