@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from engineio_trio.settings import Settings
 from pushd import sections
 from pushd.errors import ConfigError
-from pushd.keys import verification_keys
+from pushd.keys import read_tokens, verification_keys
 from pushd.layers import FLAGS, Layers, collect, did_you_mean, options, related
 from pushd.store.base import Limits
 
@@ -259,8 +259,13 @@ def _check_auth(config: Config) -> Iterator[_Finding]:
     if auth.kind == "store":
         message = '"store" comes with a later version; this one has open, static, hmac, http and custom'
         yield _Finding(("auth.kind",), message)
-    elif auth.kind == "static" and (problem := _unreadable(auth.static.file)):
-        yield _Finding(("auth.static.file", "auth.kind"), problem)
+    elif auth.kind == "static":
+        try:
+            read_tokens(Path(auth.static.file))
+        except OSError as error:
+            yield _Finding(("auth.static.file", "auth.kind"), f"{auth.static.file} cannot be read: {error.strerror}")
+        except ValueError as error:
+            yield _Finding(("auth.static.file", "auth.kind"), f"{auth.static.file}: {error}")
     elif auth.kind == "http" and not auth.http.url:
         yield _Finding(("auth.http.url", "auth.kind"), "is required with auth.kind http")
     elif auth.kind == "custom" and not auth.custom.factory:

@@ -1,12 +1,18 @@
-"""The keys that JSON Web Tokens are verified with: each algorithm has its own, so none serves another."""
+"""What authenticators read from files and settings: the keys of JSON Web Tokens, and the list of static tokens.
+
+Each algorithm has its own key, so that none can serve another.
+"""
 
 import dataclasses
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pushd.model import DEVICE_ID
 from pushd.sections import HmacAuth
 
+TOKEN_BYTES = 4096  # a token may stand in a request's head, which has its own bound
 SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of the size of the hash output, or larger
 
 
@@ -60,3 +66,17 @@ def _public_key(auth: HmacAuth, algorithm: str) -> Any:
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
         raise ValueError(f"{auth.public_key} has {key.key_size} bits; RS256 needs at least 2048")
     return key
+
+
+def read_tokens(file: Path) -> dict[str, bytes]:
+    """The token of each device in a file of `"device" = "token"` lines (TOML).
+
+    Raises OSError if the file cannot be read, ValueError saying which device's line is wrong and why.
+    """
+    table = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    for device, token in table.items():
+        if not DEVICE_ID.fullmatch(device):
+            raise ValueError(f'"{device}" is not a device id: 1 to 128 letters, digits, . _ ~ @ -')
+        if not isinstance(token, str) or not 1 <= len(token.encode()) <= TOKEN_BYTES:
+            raise ValueError(f'the token of "{device}" must be a string of 1 to {TOKEN_BYTES} bytes')
+    return {device: token.encode() for device, token in table.items()}
