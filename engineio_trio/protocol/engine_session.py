@@ -1,43 +1,207 @@
-"""The Engine.IO session as a state machine: a table of (state, packet) and one deadline. Time comes in as `now`."""
+"""The Engine.IO session as a state machine: a table of (state, door, packet) and one deadline.
+
+Engine.IO protocol v4, "Heartbeat" and "Upgrade"; revision 3, whose heartbeat goes the other way, is one other row.
+No clock: time comes in as `now`, in seconds of any clock that only rises (the one of `trio.current_time`).
+"""
+
 import enum
-from engineio_trio.protocol.engine import Packet
+import math
+
+from engineio_trio.errors import RemoteProtocolError
+from engineio_trio.protocol.engine import Open, Packet, PacketType
+
 
 class State(enum.Enum):
-    OPEN = "open"            # one transport, polling or websocket
-    PROBING = "probing"      # polling carries the session; a WebSocket has been probed
+    """Where a session is."""
+
+    OPEN = "open"  # one transport, polling or WebSocket
+    PROBING = "probing"  # polling carries the session; a WebSocket has been probed
     CLOSED = "closed"
+
 
 class Door(enum.Enum):
     """Which way a packet came in."""
-    CURRENT = "current"      # the transport that carries the session
-    PROBE = "probe"          # the WebSocket that wants to take over
 
-class Action(enum.Enum):     # what the shell has to do for a packet; the answer of receive()
-    NOTHING = ...            # a pong in time, a noop
-    DELIVER = ...            # packet.data is a message for the application
-    ANSWER_PROBE = ...       # send "3probe" on the probe, "6" on a waiting poll
-    UPGRADE = ...            # the probe is now the current transport: discard polling, flush, go on
-    ANSWER_PING = ...        # revision 3 only: send "3"(+data)
-    CLOSE = ...              # the peer said "1"
+    CURRENT = "current"  # the transport that carries the session
+    PROBE = "probe"  # the WebSocket that wants to take over
 
-class Due(enum.Enum):        # answer of on_deadline()
-    NOTHING = ...; SEND_PING = ...; TIMED_OUT = ...
+
+class Action(enum.Enum):
+    """What the caller has to do for a packet: the answer of `receive`."""
+
+    NOTHING = "nothing"  # a pong, or a noop
+    DELIVER = "deliver"  # packet.data is a message for the application
+    ANSWER_PROBE = "answer probe"  # send "3probe" on the probe, and "6" on a waiting poll
+    UPGRADE = "upgrade"  # the probe is now the current transport: discard polling, flush, go on
+    ANSWER_PING = "answer ping"  # send "3" and the ping's data
+    CLOSE = "close"  # the peer said "1"
+
+
+class Due(enum.Enum):
+    """What the passing of time asks for: the answer of `on_deadline`."""
+
+    NOTHING = "nothing"
+    SEND_PING = "send ping"
+    TIMED_OUT = "timed out"
+
+
+Row = dict[PacketType, tuple[Action, State]]
+Table = dict[tuple[State, Door], Row]
+
+
+def _session(state: State, heartbeat: Row) -> Row:
+    """What may come in on the current transport while the session is in `state`."""
+    return heartbeat | {
+        PacketType.MESSAGE: (Action.DELIVER, state),
+        PacketType.NOOP: (Action.NOTHING, state),
+        PacketType.CLOSE: (Action.CLOSE, State.CLOSED),
+    }
+
+
+def _table(answer: PacketType, action: Action) -> Table:
+    """The server's table; `answer` is the heartbeat packet that a client may send. A missing cell is the error."""
+    return {
+        (State.OPEN, Door.CURRENT): _session(State.OPEN, {answer: (action, State.OPEN)}),
+        (State.OPEN, Door.PROBE): {PacketType.PING: (Action.ANSWER_PROBE, State.PROBING)},
+        (State.PROBING, Door.CURRENT): _session(State.PROBING, {answer: (action, State.PROBING)}),
+        (State.PROBING, Door.PROBE): {PacketType.UPGRADE: (Action.UPGRADE, State.OPEN)},
+        (State.CLOSED, Door.CURRENT): {},
+        (State.CLOSED, Door.PROBE): {},
+    }
+
+
+TRANSITIONS: dict[int, Table] = {
+    4: _table(PacketType.PONG, Action.NOTHING),
+    3: _table(PacketType.PING, Action.ANSWER_PING),
+}
+
+CLIENT_TRANSITIONS: dict[State, Row] = {
+    State.OPEN: _session(State.OPEN, {PacketType.PING: (Action.ANSWER_PING, State.OPEN)}),
+    State.CLOSED: {},
+}
+
+
+_HEARTBEAT = frozenset({PacketType.PING, PacketType.PONG})
+
+
+def _not_allowed(packet: Packet, where: str) -> RemoteProtocolError:
+    data = f" with {packet.data!r:.40}" if packet.type in _HEARTBEAT else ""  # never an application's message
+    return RemoteProtocolError(f"{packet.type.name}{data} is not allowed {where}")
+
 
 class EngineSession:
-    """server side of a session. TRANSITIONS: dict[(State, Door), dict[PacketType, (Action, State)]]; missing = RemoteProtocolError.
+    """The server's side of one session.
 
-    revision 4: server pings at ping_interval after the last pong, first after one interval; only a pong clears the wait; unasked
-    pong -> NOTHING. A client PING -> error (revision 3: client pings, server answers, deadline ping_interval+ping_timeout).
-    Probe: PING with data "probe" on Door.PROBE -> ANSWER_PROBE; UPGRADE on Door.PROBE in PROBING -> UPGRADE; anything else there is
-    an error that costs the probe only (the shell closes that WebSocket; call probe_failed()).
+    `deadline` is when `on_deadline` has to be called next (infinity once closed), `state` is where the session is.
+    Times are in seconds. In revision 4 the server pings `ping_interval` after the last pong, first after one interval,
+    and only a pong within `ping_timeout` keeps the session; in revision 3 the client pings, and has the sum of both.
+    `upgradable` is true for a session that began on polling: it may move to a WebSocket, once.
     """
-    deadline: float
-    state: State
-    def __init__(self, *, ping_interval: float, ping_timeout: float, now: float, revision: int = 4, upgradable: bool) -> None: ...
-    def receive(self, packet: Packet, door: Door, now: float) -> Action: ...
-    def on_deadline(self, now: float) -> Due: ...
-    def probe_failed(self) -> None: ...
-    def close(self) -> None: ...
 
-class ClientEngineSession:    # the other side, small: deadline = ping_interval+ping_timeout after the last ping; receive(packet, now) -> Action
-    ...
+    __slots__ = ("_awaiting_pong", "_ping_interval", "_ping_timeout", "_revision", "_upgradable", "deadline", "state")
+
+    def __init__(
+        self, *, ping_interval: float, ping_timeout: float, now: float, revision: int = 4, upgradable: bool
+    ) -> None:
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._revision = revision
+        self._upgradable = upgradable
+        self._awaiting_pong = False
+        self.state = State.OPEN
+        self.deadline = now + ping_interval + (ping_timeout if revision == 3 else 0)
+
+    def receive(self, packet: Packet, door: Door, now: float) -> Action:
+        """What to do for this packet of the peer.
+
+        Raises RemoteProtocolError that names state and packet. On Door.CURRENT it ends the session. On Door.PROBE it
+        costs that WebSocket only: close it and call `probe_failed`. There is one probe at a time: the caller refuses
+        a second WebSocket while the first is there.
+        """
+        cell = TRANSITIONS[self._revision][self.state, door].get(packet.type)
+        if cell is None or (cell[0] is Action.ANSWER_PROBE and not self._may_probe(packet)):
+            raise _not_allowed(packet, f"on the {door.value} transport of a session that is {self.state.value}")
+        action, state = cell
+        if action is Action.UPGRADE:
+            self._upgradable = False
+        elif door is Door.CURRENT and packet.type in _HEARTBEAT:
+            self._heard(now)
+        self._enter(state)
+        return action
+
+    def on_deadline(self, now: float) -> Due:
+        """What is due at `now`; NOTHING before `deadline`. After TIMED_OUT the session is closed."""
+        if now < self.deadline:
+            return Due.NOTHING
+        if self._revision == 3 or self._awaiting_pong:
+            self._enter(State.CLOSED)
+            return Due.TIMED_OUT
+        self._awaiting_pong = True
+        self.deadline = now + self._ping_timeout
+        return Due.SEND_PING
+
+    def probe_failed(self) -> None:
+        """The WebSocket that wanted to take over is gone: the session goes on as it was, and may be probed again."""
+        if self.state is State.PROBING:
+            self._enter(State.OPEN)
+
+    def close(self) -> None:
+        """This side closes the session. Anything received from now on is an error."""
+        self._enter(State.CLOSED)
+
+    def _may_probe(self, packet: Packet) -> bool:
+        return self._upgradable and packet.data == "probe"
+
+    def _heard(self, now: float) -> None:
+        """The peer's half of the heartbeat came. An unasked pong changes nothing."""
+        if self._revision == 3:
+            self.deadline = now + self._ping_interval + self._ping_timeout
+        elif self._awaiting_pong:
+            self._awaiting_pong = False
+            self.deadline = now + self._ping_interval
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        if state is State.CLOSED:
+            self.deadline = math.inf
+
+
+class ClientEngineSession:
+    """The client's side of one session of revision 4, after `open_` was received at `now`.
+
+    `deadline` is when the server is taken for dead: ping interval and timeout after its last ping, for nothing but a
+    ping shows that its heart beats. A probe is the caller's own: its packets do not come here.
+    """
+
+    __slots__ = ("_patience", "deadline", "state")
+
+    def __init__(self, open_: Open, now: float) -> None:
+        self._patience = open_.ping_interval + open_.ping_timeout
+        self.state = State.OPEN
+        self.deadline = now + self._patience
+
+    def receive(self, packet: Packet, now: float) -> Action:
+        """What to do for this packet of the server: DELIVER, ANSWER_PING, CLOSE, or NOTHING.
+
+        Raises RemoteProtocolError that names state and packet.
+        """
+        cell = CLIENT_TRANSITIONS[self.state].get(packet.type)
+        if cell is None:
+            raise _not_allowed(packet, f"from the server in a session that is {self.state.value}")
+        action, self.state = cell
+        if action is Action.ANSWER_PING:
+            self.deadline = now + self._patience
+        elif action is Action.CLOSE:
+            self.deadline = math.inf
+        return action
+
+    def on_deadline(self, now: float) -> Due:
+        """TIMED_OUT once `deadline` is reached; the session is closed then."""
+        if now < self.deadline:
+            return Due.NOTHING
+        self.close()
+        return Due.TIMED_OUT
+
+    def close(self) -> None:
+        """This side closes the session."""
+        self.state, self.deadline = State.CLOSED, math.inf
