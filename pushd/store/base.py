@@ -1,9 +1,9 @@
 """The store's interface, in the words of the domain, and what every implementation promises.
 
 Every write is idempotent where a caller may have to repeat it (login by `conn`, enqueue by push id, uplink by entry id,
-ack and logout by epoch), because a StoreUnavailable leaves its outcome unknown. Every method may raise StoreUnavailable.
-No node's clock is compared with another's: `now` is the store's own. A call that is cancelled may or may not have been
-carried out; it never leaves half of itself behind.
+ack and logout by epoch), because a StoreUnavailable leaves its outcome unknown. Every method may raise
+StoreUnavailable. No node's clock is compared with another's: `now` is the store's own. A call that is cancelled may or
+may not have been carried out; it never leaves half of itself behind.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ class Limits:
 
     More than `takeovers` takeovers of one device within `takeover_window` are refused; an inbox holds `inbox_max`
     messages; a push id is remembered for `dedupe`; a device not heard of for `stale_after` is not alive; a stream
-    keeps its last `stream_max` entries.
+    keeps at least its last `stream_max` entries; a device that is offline, has nothing waiting and has not been touched
+    for `forget_after` (and for `dedupe`) is no longer known.
     """
 
     takeovers: int = 3
@@ -39,6 +40,7 @@ class Limits:
     dedupe: float = 86_400.0
     stale_after: float = 90.0
     stream_max: int = 1_000_000
+    forget_after: float = 2_592_000.0
 
 
 class Control(Protocol):
@@ -72,6 +74,9 @@ class Store(Protocol):
     async def logout(self, device: str, epoch: int, reason: str) -> bool:
         """Unbind the device and write one `offline`, if `epoch` still holds it; False (and nothing) otherwise."""
 
+    async def kick(self, device: str, reason: str, by: str) -> bool:
+        """Unbind the device, whoever holds it, with one `offline`, and have its node close it; False if nobody does."""
+
     async def enqueue(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
         """Put a qos 1 push into each device's inbox and wake their holders; one receipt each, also on its stream.
 
@@ -88,7 +93,8 @@ class Store(Protocol):
     async def fetch(self, device: str, epoch: int, after: int, limit: int) -> list[Message]:
         """The next messages of the inbox with seq > `after`, lowest first; durably marked as sent before it returns.
 
-        Expired ones are removed on the way, with an `expired` receipt. Raises StaleEpoch if `epoch` is not the holder's.
+        A message is `redelivered` if an earlier fetch, of this connection or another, has answered with it. Expired
+        ones are removed on the way, with an `expired` receipt. Raises StaleEpoch if `epoch` is not the holder's.
         """
 
     async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
@@ -104,13 +110,16 @@ class Store(Protocol):
         """These (device, epoch) of this node are alive now; the answer names those that it does not hold any more."""
 
     async def sweep(self) -> int:
-        """End what is dead: bindings of dead nodes and stale devices get their one `offline`; expired messages and old
+        """End what is dead, and answer how many bindings that were; in many short transactions, others go between them.
 
-        dedupe marks go. One bounded step; the answer is how many bindings it ended (call again while it is not 0).
+        Bindings of dead nodes (`node lost`) and of devices not heard of (`stale`) get their one `offline`, and their
+        node is told to close them; expired messages, old dedupe marks and forgotten devices go. Nobody is ended because
+        the sweeper, the store or the clock was away: after a gap of more than half of `stale_after` between two sweeps
+        staleness is counted from the later one, so sweep at least four times within `stale_after`.
         """
 
     async def reconcile(self, devices: Sequence[str]) -> list[str]:
-        """Those of the devices that are not alive, in the given order; stale bindings among them are ended (`offline`)."""
+        """Those of the devices that are not alive, in their order; stale bindings among them are ended (`offline`)."""
 
     async def append(self, stream: Stream, fields: Mapping[str, str]) -> str:
         """Add an entry to a stream and answer its id."""
@@ -130,8 +139,8 @@ class Store(Protocol):
     async def newest(self, stream: Stream) -> str:
         """The id of the newest entry of a stream (`""` if it has none): where "from now on" begins.
 
-        A reader that starts with `"$"` and finds nothing would lose what comes between two of its calls; one that starts
-        here does not.
+        A reader that starts with `"$"` and finds nothing would lose what comes between two of its calls; one that
+        starts here does not.
         """
 
     async def device(self, device: str) -> DeviceRecord | None:
