@@ -1,0 +1,35 @@
+"""What holds for all tests: in CI, a test may be skipped only where it cannot run at all."""
+
+import os
+
+import pytest
+
+EXCUSE = "cannot run here:"
+
+
+def _unexcused(terminal: pytest.TerminalReporter) -> list[str]:
+    """The skipped tests whose reason does not begin with EXCUSE, each with its reason."""
+    found = []
+    for report in terminal.stats.get("skipped", []):
+        told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = told.removeprefix("Skipped: ")
+        if not hasattr(report, "wasxfail") and not reason.startswith(EXCUSE):
+            found.append(f"{report.nodeid}: {reason}")
+    return found
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true, a skip that could have been avoided makes the run red."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and terminal is not None and _unexcused(terminal):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which skips made the run red, above pytest's own summary line."""
+    if os.environ.get("CI") == "true" and (tests := _unexcused(terminalreporter)):
+        terminalreporter.section("skipped, though they can run", red=True)
+        for line in tests:
+            terminalreporter.line(line)
+        terminalreporter.line(f'A reason that begins with "{EXCUSE}" excuses a skip.')

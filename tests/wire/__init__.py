@@ -1,0 +1,1 @@
+"""Real sockets: the JavaScript client, node's server as a reference, and recorded conversations."""
