@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 js: $(JS)/node_modules/.installed ## install the real JavaScript client for the tests
 
 # node and npm come from PATH, or else as wheels into .venv.
-NODE_ON_PATH := { command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 18)'; } >/dev/null 2>&1
+NODE_ON_PATH := { command -v npm && node -e 'process.exit(+(parseInt(process.versions.node) < 18))'; } >/dev/null 2>&1
 
 $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json | $(VENV)/.installed
 	@$(NODE_ON_PATH) || { \
