@@ -1,6 +1,7 @@
 """What can go wrong, as values: the errors that are raised and the one closed list of reasons for a close.
 
-Local errors are yours (you misused the library, raised at once); remote errors are the peer's (they end its connection).
+Local errors are yours (you misused the library, raised at once); remote errors are the peer's (they end its
+connection).
 """
 
 import enum
@@ -82,7 +83,7 @@ class HandshakeRefused(EngineIOError):
 
 
 class ConnectRefused(EngineIOError):
-    """Raise it in a `connect` handler: the client gets CONNECT_ERROR with `message` and `data`, the connection stays."""
+    """Raise it in a `connect` handler: the client gets CONNECT_ERROR with `message` and `data`; the session stays."""
 
     def __init__(self, message: str, data: Any = None) -> None:
         super().__init__(message)

@@ -1,0 +1,197 @@
+"""Socket.IO on one connection: packets in, handlers called; the namespaces that this peer has joined."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import trio
+
+from engineio_trio.errors import CloseReason, ConnectRefused
+from engineio_trio.protocol.codec import Decoder
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.socket import Ack, Connect, ConnectError, Event, SocketPacket
+from engineio_trio.protocol.socket_session import SocketSession, Step
+from engineio_trio.server.connection import Connection
+from engineio_trio.server.namespace import Handler, Kind, Namespace
+from engineio_trio.server.socket import Socket
+
+ATTACHMENT_PATIENCE = 10.0  # seconds for the attachments that a packet announced
+
+
+class SocketApplication:
+    """The Socket.IO side of one connection: an Application (see `server.connection`) and the Owner of its sockets."""
+
+    def __init__(self, connection: Connection, namespaces: Mapping[str, Namespace]) -> None:
+        settings = connection.settings
+        self.connection = connection
+        self.session = SocketSession(max_namespaces=settings.max_namespaces, max_pending_acks=settings.max_pending_acks)
+        self.deadline = trio.current_time() + settings.connect_timeout
+        self._namespaces = namespaces
+        self._sockets: dict[str, Socket] = {}
+        self._owed: dict[Socket, CloseReason] = {}  # disconnect handlers that have not run yet
+        self._decoder = Decoder(
+            max_attachments=settings.max_attachments, max_bytes=settings.max_payload, max_depth=settings.max_depth
+        )
+
+    def opened(self) -> None:
+        """Socket.IO 2 clients (revision 3) are in `/` from the start, without asking."""
+        if self.connection.revision == 3:
+            self._dispatch(Connect())
+
+    def message(self, data: str | bytes) -> None:
+        """An Engine.IO message: part of a Socket.IO packet. Raises RemoteProtocolError."""
+        packet = self._decoder.feed(data)
+        if packet is not None:
+            self._dispatch(packet)
+        self.deadline = self._next_deadline()
+
+    def _next_deadline(self) -> float:
+        if self._decoder.waiting:
+            now = trio.current_time()
+            return min(self.deadline, now + ATTACHMENT_PATIENCE)
+        return math.inf if self.session.joined_any else self.deadline
+
+    @property
+    def full(self) -> bool:
+        """Handlers are behind: nothing more should be read for now."""
+        return self.connection.handlers.full
+
+    async def room(self) -> None:
+        """Return when handlers have caught up."""
+        await self.connection.handlers.room()
+
+    def on_deadline(self, now: float) -> None:
+        """Nothing joined in time, or announced attachments that did not come."""
+        self.connection.close(CloseReason.POLICY if self._decoder.waiting else CloseReason.CONNECT_TIMEOUT)
+
+    def _dispatch(self, packet: SocketPacket) -> None:
+        step = self.session.receive(packet)
+        if step is Step.EVENT:
+            assert isinstance(packet, Event)
+            self._event(self._sockets[packet.namespace], packet)
+        elif step is Step.ACK:
+            assert isinstance(packet, Ack)
+            self._sockets[packet.namespace].acknowledged(packet)
+        elif step is Step.ASK:
+            assert isinstance(packet, Connect)
+            self._connect(packet)
+        elif step is Step.LEAVE:
+            self.left(self._sockets[packet.namespace], CloseReason.CLIENT_DISCONNECT)
+
+    # Events.
+
+    def _event(self, socket: Socket, packet: Event) -> None:
+        namespace = self._namespaces[socket.namespace]
+        handler, args = namespace.handlers.get(packet.name), packet.args
+        if handler is None:
+            handler, args = namespace.any_handler, (packet.name, packet.args)
+            if handler is None:
+                return
+        handler.check(packet.name, args)
+        if handler.kind is Kind.QUEUED:
+            self.connection.handlers.put(partial(self._run, handler, socket, args, packet.id))
+            return
+        result = handler.function(socket, *args)
+        if packet.id is not None:
+            socket.acknowledge(packet.id, result)
+
+    async def _run(self, handler: Handler, socket: Socket, args: tuple[Any, ...], ack: int | None) -> None:
+        if socket.closed is not None:
+            return
+        result = await handler.function(socket, *args)
+        if ack is not None:
+            socket.acknowledge(ack, result)
+
+    # Coming and going.
+
+    def _connect(self, packet: Connect) -> None:
+        namespace = self._namespaces.get(packet.namespace)
+        if namespace is None:
+            self._refuse(packet.namespace, ConnectRefused("Invalid namespace"))
+            return
+        socket = self._sockets[packet.namespace] = Socket(self, namespace.name, namespace.rooms)
+        handler = namespace.handlers.get("connect")
+        if handler is None:
+            self._accept(socket)
+        elif handler.kind is Kind.QUEUED:
+            self.connection.handlers.put(partial(self._ask, handler, socket, packet.data))
+        else:
+            try:
+                handler.function(socket, *_auth(handler, packet.data))
+            except ConnectRefused as refusal:
+                self._refuse(packet.namespace, refusal)
+            else:
+                self._accept(socket)
+
+    async def _ask(self, handler: Handler, socket: Socket, data: Any) -> None:
+        try:
+            await handler.function(socket, *_auth(handler, data))
+        except ConnectRefused as refusal:
+            self._refuse(socket.namespace, refusal)
+        else:
+            self._accept(socket)
+
+    def _accept(self, socket: Socket) -> None:
+        if self.connection.reason is not None:
+            return
+        self.session.accepted(socket.namespace)
+        self._namespaces[socket.namespace].sockets[socket.id] = socket
+        self.deadline = self._next_deadline()
+        answer = None if self.connection.revision == 3 else {"sid": socket.id}
+        self.connection.send(Encoded.socket(Connect(socket.namespace, answer)))
+        socket.accepted()
+
+    def _refuse(self, namespace: str, refusal: ConnectRefused) -> None:
+        self.session.refused(namespace)
+        socket = self._sockets.pop(namespace, None)
+        if socket is not None:
+            socket.ended(CloseReason.SERVER_DISCONNECT)
+        data: Any = {"message": refusal.message}
+        if refusal.data is not None:
+            data["data"] = refusal.data
+        if self.connection.revision == 3:
+            data = refusal.message if refusal.data is None else refusal.data
+        self.connection.send(Encoded.socket(ConnectError(namespace, data)))
+
+    def left(self, socket: Socket, reason: CloseReason) -> None:
+        """A socket has left its namespace while the connection lives on."""
+        handler = self._end(socket, reason)
+        if handler is None:
+            return
+        if handler.kind is Kind.QUEUED:
+            self._owed[socket] = reason
+            self.connection.handlers.put(partial(self._say_goodbye, handler, socket))
+        else:
+            handler.function(socket, reason)
+
+    def _end(self, socket: Socket, reason: CloseReason) -> Handler | None:
+        """Forget a socket; the answer is its disconnect handler, if it was connected and has one."""
+        del self._sockets[socket.namespace]
+        namespace = self._namespaces[socket.namespace]
+        was_connected = namespace.sockets.pop(socket.id, None) is not None
+        socket.ended(reason)
+        return namespace.handlers.get("disconnect") if was_connected else None
+
+    async def _say_goodbye(self, handler: Handler, socket: Socket) -> None:
+        reason = self._owed.pop(socket, None)
+        if reason is not None:
+            with trio.move_on_after(self.connection.settings.close_timeout, shield=True):
+                await handler.function(socket, reason)
+
+    async def closed(self, reason: CloseReason) -> None:
+        """The connection has ended: every socket ends with it, and each disconnect handler runs once."""
+        for socket in tuple(self._sockets.values()):
+            handler = self._end(socket, reason)
+            if handler is None:
+                continue
+            if handler.kind is Kind.QUEUED:
+                self._owed[socket] = reason
+            else:
+                handler.function(socket, reason)
+        for socket in tuple(self._owed):
+            await self._say_goodbye(self._namespaces[socket.namespace].handlers["disconnect"], socket)
+
+
+def _auth(handler: Handler, data: Any) -> tuple[Any, ...]:
+    return (data,) if handler.most >= 1 else ()

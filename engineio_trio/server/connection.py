@@ -1,0 +1,233 @@
+"""One peer: its Engine.IO session, what is queued for it, its nursery, and the one `close(reason)`.
+
+A connection is run by one task, which is also its reader. Beside it stand a writer, and a handler task once an
+`async def` handler is needed. The transport may change under it (an upgrade); the connection stays.
+"""
+
+import secrets
+from typing import Protocol
+
+import trio
+
+from engineio_trio.errors import CloseReason, Disconnected, RemoteProtocolError
+from engineio_trio.handshake import Handshake
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.engine import Open, Packet, PacketType
+from engineio_trio.protocol.engine_session import Action, Door, Due, EngineSession
+from engineio_trio.server.handlers import HandlerQueue
+from engineio_trio.server.outbox import Outbox, OutboxFull
+from engineio_trio.settings import Settings
+from engineio_trio.transport.base import Transport, TransportEnded, TransportReplaced
+from engineio_trio.transport.polling import PollingTransport
+
+PING = Encoded.engine(Packet(PacketType.PING))
+
+# After these there is no one left to tell: what is still queued is dropped.
+ABRUPT = frozenset(
+    (
+        CloseReason.TRANSPORT_CLOSE,
+        CloseReason.TRANSPORT_ERROR,
+        CloseReason.PING_TIMEOUT,
+        CloseReason.SLOW_CONSUMER,
+    )
+)
+
+
+class Application(Protocol):
+    """What is spoken on top of a session: Socket.IO, or an EngineServer's handler."""
+
+    @property
+    def deadline(self) -> float:
+        """Trio time at which `on_deadline` is due; `math.inf` when it is not waiting for the peer."""
+
+    def opened(self) -> None:
+        """The session is there. What is sent here goes out right after OPEN."""
+
+    def message(self, data: str | bytes) -> None:
+        """A message of the peer. RemoteProtocolError ends the connection; may queue jobs on `connection.handlers`."""
+
+    @property
+    def full(self) -> bool:
+        """Handlers are behind: nothing more should be read for now."""
+
+    async def room(self) -> None:
+        """Return when handlers have caught up."""
+
+    def on_deadline(self, now: float) -> None:
+        """The deadline has passed."""
+
+    async def closed(self, reason: CloseReason) -> None:
+        """The connection has ended. Runs shielded, and bounded by `close_timeout`."""
+
+
+class Connection:
+    """One Engine.IO session, alive from its handshake until `closed`.
+
+    `sid` is the secret by which its requests are known (128 bits from `secrets`, never taken from the peer).
+    """
+
+    __slots__ = (
+        "_reading", "application", "closed", "engine", "handlers", "handshake", "outbox", "reason", "revision", "seen",
+        "settings", "sid", "transport",
+    )  # fmt: skip
+
+    def __init__(self, handshake: Handshake, settings: Settings, transport: Transport, revision: int) -> None:
+        now = trio.current_time()
+        self.sid = secrets.token_urlsafe(18)
+        self.handshake = handshake
+        self.settings = settings
+        self.transport = transport
+        self.revision = revision
+        self.engine = EngineSession(
+            ping_interval=settings.ping_interval,
+            ping_timeout=settings.ping_timeout,
+            now=now,
+            revision=revision,
+            upgradable=isinstance(transport, PollingTransport),
+        )
+        self.outbox = Outbox(settings.outbox_bytes)
+        self.handlers = HandlerQueue(settings.handler_queue)
+        self.application: Application
+        self.seen = now
+        self.reason: CloseReason | None = None
+        self.closed = trio.Event()
+        self._reading = trio.CancelScope()
+
+    def open(self, application: Application) -> None:
+        """Say OPEN and let the application begin."""
+        self.application = application
+        upgrades = ("websocket",) if isinstance(self.transport, PollingTransport) else ()
+        settings = self.settings
+        opening = Open(self.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload)
+        self.send(Encoded.engine(opening.packet()))
+        application.opened()
+
+    def send(self, encoded: Encoded) -> None:
+        """Queue a message for the peer; never waits. A peer that does not read is closed as a slow consumer."""
+        try:
+            self.outbox.put(encoded)
+        except OutboxFull:
+            self.close(CloseReason.SLOW_CONSUMER)
+
+    async def flush(self) -> None:
+        """Return when all that was sent so far has been written. Raises Disconnected if it cannot be."""
+        if not await self.outbox.flush():
+            raise Disconnected(self.reason or CloseReason.TRANSPORT_CLOSE)
+
+    def close(self, reason: CloseReason) -> None:
+        """End the connection: the only way it ends. The first reason stands; the rest happens in `run`."""
+        if self.reason is None:
+            self.reason = reason
+            self.engine.close()
+            self.outbox.close()
+            self._reading.cancel()
+
+    def replace_transport(self, transport: Transport) -> None:
+        """Go on over `transport` (an upgrade has been agreed); what is queued follows there, in order."""
+        old, self.transport = self.transport, transport
+        if isinstance(old, PollingTransport):
+            old.replace()
+
+    async def run(self) -> None:
+        """Live until closed, then say goodbye and tell the application. Run it once, at the connection boundary."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self.handlers.open(nursery)
+                written = trio.Event()
+                nursery.start_soon(self._write, written)
+                with self._reading:
+                    await self._read()
+                if self.reason not in ABRUPT:
+                    with trio.move_on_after(self.settings.close_timeout):
+                        await written.wait()
+                        await self._goodbye()
+                nursery.cancel_scope.cancel()
+        except Exception:
+            self.close(CloseReason.INTERNAL_ERROR)
+            with trio.move_on_after(self.settings.close_timeout, shield=True):
+                await self._goodbye()
+            raise
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        self.close(CloseReason.SHUTDOWN)
+        assert self.reason is not None
+        self.outbox.abandon()
+        if isinstance(self.transport, PollingTransport):
+            self.transport.end(self.reason)
+        try:
+            with trio.move_on_after(self.settings.close_timeout, shield=True):
+                await self.application.closed(self.reason)
+        finally:
+            self.closed.set()
+
+    async def _goodbye(self) -> None:
+        assert self.reason is not None
+        try:
+            await self.transport.goodbye(self.reason)
+        except (TransportEnded, TransportReplaced):
+            return  # it left by itself
+
+    async def _read(self) -> None:
+        while self.reason is None:
+            try:
+                await self._read_some()
+            except TransportReplaced:
+                continue
+            except TransportEnded as end:
+                self.close(end.reason)
+            except RemoteProtocolError as error:
+                self.close(error.reason)
+
+    async def _read_some(self) -> None:
+        packets = None
+        with trio.CancelScope(deadline=min(self.engine.deadline, self.application.deadline)):
+            packets = await self.transport.receive()
+        now = trio.current_time()
+        if packets is None:
+            self._on_deadline(now)
+            return
+        self.seen = now
+        for packet in packets:
+            self._receive(packet, now)
+            if self.application.full:
+                await self.application.room()
+            if self.reason is not None:
+                return
+
+    def _receive(self, packet: Packet, now: float) -> None:
+        action = self.engine.receive(packet, Door.CURRENT, now)
+        if action is Action.DELIVER:
+            self.application.message(packet.data)
+        elif action is Action.ANSWER_PING:
+            self.send(Encoded.engine(Packet(PacketType.PONG, packet.data)))
+        elif action is Action.CLOSE:
+            self.close(CloseReason.TRANSPORT_CLOSE)
+
+    def _on_deadline(self, now: float) -> None:
+        due = self.engine.on_deadline(now)
+        if due is Due.SEND_PING:
+            self.send(PING)
+        elif due is Due.TIMED_OUT:
+            self.close(CloseReason.PING_TIMEOUT)
+        if now >= self.application.deadline:
+            self.application.on_deadline(now)
+
+    async def _write(self, written: trio.Event) -> None:
+        while batch := await self.outbox.take():
+            if not await self._write_batch(batch):
+                return
+        written.set()
+
+    async def _write_batch(self, batch: list[Encoded]) -> bool:
+        while True:
+            try:
+                await self.transport.send(batch)
+            except TransportReplaced:
+                continue
+            except TransportEnded as end:
+                self.close(end.reason)
+                return False
+            self.outbox.written(batch)
+            return True

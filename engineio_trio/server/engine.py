@@ -1,0 +1,269 @@
+"""Engine.IO at one path: the table of sessions, and what each request means for one of them."""
+
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from engineio_trio.errors import CloseReason, HandshakeRefused, RemoteProtocolError
+from engineio_trio.handshake import Handshake
+from engineio_trio.protocol import payload
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.engine import Packet, PacketType
+from engineio_trio.protocol.engine_session import Action, Door, State
+from engineio_trio.server import admission
+from engineio_trio.server.connection import Application, Connection
+from engineio_trio.settings import Settings
+from engineio_trio.transport import websocket
+from engineio_trio.transport.base import Transport, TransportEnded
+from engineio_trio.transport.http import HttpConnection, HttpError, PeerGone, Request, Response
+from engineio_trio.transport.polling import Overlap, PollingTransport, SessionOver
+from engineio_trio.transport.websocket import WebSocketTransport
+
+logger = logging.getLogger("engineio_trio")
+
+Authorize = Callable[[Handshake], Awaitable[None] | None]
+PROBE_ANSWER = Encoded.engine(Packet(PacketType.PONG, "probe"))
+
+
+@contextmanager
+def boundary(what: str) -> Iterator[None]:
+    """The one place per connection that catches what is left: it is told to the log, and ends that connection only."""
+    try:
+        yield
+    except* Exception as errors:
+        logger.error("%s ended by an error", what, exc_info=errors)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and the way to answer it."""
+
+    http: HttpConnection
+    request: Request
+    peer: str
+    cors: tuple[tuple[str, str], ...]
+
+    async def respond(self, response: Response) -> None:
+        """Write the answer, with the CORS headers that the request earned. Raises PeerGone."""
+        await self.http.respond(dataclasses.replace(response, headers=(*response.headers, *self.cors)))
+
+
+class Engine:
+    """All sessions of a server, and the way from an HTTP request to them.
+
+    `make_application` is called for each new session; `authorize`, when set, is asked before there is one. Sessions
+    that outlive their requests (long-polling) run in `nursery`.
+    """
+
+    def __init__(self, path: str, settings: Settings, make_application: Callable[[Connection], Application]) -> None:
+        if not path.startswith("/"):
+            raise ValueError(f"a path must begin with '/', not {path!r}")
+        self.path = path if path.endswith("/") else path + "/"
+        self.settings = settings
+        self.sessions: dict[str, Connection] = {}
+        self.authorize: Authorize | None = None
+        self.nursery: trio.Nursery | None = None
+        self._make_application = make_application
+
+    async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:
+        """Serve one accepted stream to its end."""
+        http = HttpConnection(stream, self.settings)
+        try:
+            while True:
+                try:
+                    request = await http.next_request()
+                except HttpError as error:
+                    await http.respond(error.response())
+                    return
+                if request is None:
+                    return
+                await self._serve(Exchange(http, request, peer, admission.cors_headers(request, self.settings)))
+        except PeerGone:
+            return
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._route(exchange)
+        except HttpError as error:
+            await exchange.respond(error.response())
+        except HandshakeRefused as refusal:
+            await exchange.respond(HttpError(refusal.status, refusal.message, 4, refusal.headers).response())
+
+    async def _route(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.path not in (self.path, self.path[:-1]):
+            raise HttpError(404, f"nothing here; Engine.IO is at {self.path}")
+        if request.method == "OPTIONS":
+            await exchange.respond(admission.preflight())
+            return
+        transport = admission.check_transport(request)
+        admission.check_origin(request, self.settings)
+        if "sid" not in request.query:
+            await self._open(exchange, transport)
+            return
+        connection = self._session(request)
+        polling = connection.transport
+        if transport == "websocket":
+            await self._upgrade(exchange, connection)
+        elif not isinstance(polling, PollingTransport):
+            raise admission.bad_request("the session is not on polling any more")
+        elif request.method == "GET":
+            await self._poll(exchange, connection, polling)
+        elif request.method == "POST":
+            await self._post(exchange, connection, polling)
+        else:
+            raise HttpError(405, f"{request.method} has no meaning here", headers={"Allow": "GET, POST, OPTIONS"})
+
+    def _session(self, request: Request) -> Connection:
+        sids = request.query["sid"]
+        connection = self.sessions.get(sids[0])
+        if connection is None or len(sids) > 1:
+            raise admission.session_unknown()
+        if request.query.get("EIO") != [str(connection.revision)]:
+            raise admission.bad_request("EIO differs from the session's")
+        return connection
+
+    # A new session.
+
+    async def _open(self, exchange: Exchange, transport: str) -> None:
+        request = exchange.request
+        if request.method != "GET":
+            raise HttpError(400, "Bad handshake method", 2)
+        revision = admission.check_revision(request, self.settings)
+        key = websocket.check_upgrade(request) if transport == "websocket" else None
+        if len(self.sessions) >= self.settings.max_connections:
+            raise HttpError(503, "this server is full", headers={"Retry-After": "5"})
+        remote = admission.remote_address(exchange.peer, request, self.settings)
+        handshake = Handshake(request.path, request.query, request.headers, remote)
+        if self.authorize is not None:
+            verdict = self.authorize(handshake)
+            if verdict is not None:
+                await verdict
+        if key is not None:
+            await self._open_websocket(exchange.http, key, handshake, revision)
+            return
+        assert self.nursery is not None
+        polling = PollingTransport(revision=revision, base64=bool(request.first("b64")))
+        connection = self._begin(handshake, polling, revision)
+        self.nursery.start_soon(self._run_polling, connection)
+        await self._poll(exchange, connection, polling)
+
+    def _begin(self, handshake: Handshake, transport: Transport, revision: int) -> Connection:
+        connection = Connection(handshake, self.settings, transport, revision)
+        self.sessions[connection.sid] = connection
+        connection.open(self._make_application(connection))
+        return connection
+
+    async def _run_polling(self, connection: Connection) -> None:
+        with boundary("a polling session"):
+            await self._run(connection)
+
+    async def _run(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        finally:
+            del self.sessions[connection.sid]
+
+    async def _open_websocket(self, http: HttpConnection, key: str, handshake: Handshake, revision: int) -> None:
+        async with trio.open_nursery() as nursery:
+            transport = await self._accept(nursery, http, key, revision)
+            if transport is not None:
+                await self._run(self._begin(handshake, transport, revision))
+            nursery.cancel_scope.cancel()
+
+    async def _accept(
+        self, nursery: trio.Nursery, http: HttpConnection, key: str, revision: int
+    ) -> WebSocketTransport | None:
+        try:
+            return await websocket.accept(nursery, http, key, self.settings, revision)
+        except TransportEnded:
+            return None
+
+    # A session on polling.
+
+    async def _poll(self, exchange: Exchange, connection: Connection, transport: PollingTransport) -> None:
+        """Serve a GET: held until there is something to say, or until the peer leaves, which ends the session."""
+        outcome: Exception | None = PeerGone()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, exchange.http, nursery.cancel_scope)
+            try:
+                await transport.poll(exchange.respond)
+                outcome = None
+            except (Overlap, SessionOver, PeerGone) as error:
+                outcome = error
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome, PeerGone):
+            connection.close(CloseReason.TRANSPORT_CLOSE)
+            raise outcome
+        if isinstance(outcome, Overlap):
+            connection.close(CloseReason.TRANSPORT_ERROR)
+            raise admission.bad_request("two GETs at once")
+        if isinstance(outcome, SessionOver):
+            raise admission.session_unknown()
+
+    async def _watch(self, http: HttpConnection, polling: trio.CancelScope) -> None:
+        await http.watch()
+        polling.cancel()
+
+    async def _post(self, exchange: Exchange, connection: Connection, transport: PollingTransport) -> None:
+        """Serve a POST: answered when the session has dealt with all its packets."""
+        try:
+            body = await exchange.http.body(exchange.request, self.settings.max_payload)
+            await transport.post(self._decode(body, exchange.request, connection.revision))
+        except PeerGone:
+            connection.close(CloseReason.TRANSPORT_ERROR)
+            raise
+        except RemoteProtocolError as error:
+            connection.close(error.reason)
+            raise admission.bad_request(str(error)) from None
+        except Overlap:
+            connection.close(CloseReason.TRANSPORT_ERROR)
+            raise admission.bad_request("two POSTs at once") from None
+        except SessionOver:
+            raise admission.bad_request("the session has ended") from None
+        await exchange.respond(Response(200, b"ok", "text/html"))
+
+    def _decode(self, body: bytes, request: Request, revision: int) -> list[Packet]:
+        binary = request.headers.get("content-type", "").startswith("application/octet-stream")
+        if revision == 3:
+            return payload.decode_v3(body, binary=binary, max_packets=self.settings.max_packets)
+        if binary:
+            raise RemoteProtocolError("a body of application/octet-stream is not Engine.IO 4")
+        return payload.decode(body, max_packets=self.settings.max_packets)
+
+    # From polling to a WebSocket.
+
+    async def _upgrade(self, exchange: Exchange, connection: Connection) -> None:
+        key = websocket.check_upgrade(exchange.request)
+        polling = connection.transport
+        if not isinstance(polling, PollingTransport) or connection.engine.state is not State.OPEN:
+            raise admission.bad_request("the session cannot be upgraded")
+        async with trio.open_nursery() as nursery:
+            transport = await self._accept(nursery, exchange.http, key, connection.revision)
+            if transport is not None and await self._probe(connection, polling, transport):
+                await connection.closed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _probe(self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport) -> bool:
+        """True when the session has moved over. A probe that fails costs its WebSocket, never the session."""
+        probed = False
+        with trio.move_on_after(self.settings.upgrade_timeout):
+            try:
+                while True:
+                    for packet in await transport.receive():
+                        action = connection.engine.receive(packet, Door.PROBE, trio.current_time())
+                        if action is Action.UPGRADE:
+                            connection.replace_transport(transport)
+                            return True
+                        probed = True
+                        polling.probing(True)
+                        await transport.send((PROBE_ANSWER,))
+            except (TransportEnded, RemoteProtocolError) as error:
+                logger.debug("a probe failed: %s", error)
+        if probed:
+            connection.engine.probe_failed()
+            polling.probing(False)
+        return False

@@ -1,0 +1,63 @@
+"""The one task per connection that runs `async def` handlers: in order, from a bounded queue.
+
+A full queue stops the reading of that connection, which is the peer's own brake; a handler that waits (for `call()`,
+for a database) never stops the reader, so the answer it waits for can arrive.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+Job = Callable[[], Awaitable[None]]
+
+
+class HandlerQueue:
+    """Jobs of one connection, run one after the other in a task that is started by the first of them."""
+
+    __slots__ = ("_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._jobs: deque[Job] = deque()
+        self._nursery: trio.Nursery | None = None
+        self._running = False
+        self._wake = trio.Event()
+        self._room = trio.Event()
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Run the jobs in this nursery from now on."""
+        self._nursery = nursery
+        if self._jobs:
+            self._start()
+
+    def put(self, job: Job) -> None:
+        """Queue a job; never waits. The reader asks `full` afterwards, and waits for `room` if so."""
+        self._jobs.append(job)
+        self._wake.set()
+        if not self._running and self._nursery is not None:
+            self._start()
+
+    @property
+    def full(self) -> bool:
+        """No more should be read for now."""
+        return len(self._jobs) >= self._limit
+
+    async def room(self) -> None:
+        """Return when the queue is not full."""
+        while self.full:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def _start(self) -> None:
+        assert self._nursery is not None
+        self._running = True
+        self._nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        while True:
+            while self._jobs:
+                await self._jobs.popleft()()
+                self._room.set()
+            self._wake = trio.Event()
+            await self._wake.wait()

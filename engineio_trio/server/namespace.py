@@ -1,0 +1,116 @@
+"""A namespace: its handlers by event name, its sockets and rooms, and the fan-out to them."""
+
+import dataclasses
+import enum
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from engineio_trio.errors import CloseReason, RemoteProtocolError
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.socket import RESERVED_EVENTS, Event
+from engineio_trio.server.rooms import Rooms
+from engineio_trio.server.socket import Socket
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+LIFECYCLE = ("connect", "disconnect")
+
+
+class Kind(enum.Enum):
+    """Where a handler runs."""
+
+    INLINE = "inline"  # a plain function: at once, inside the reader
+    QUEUED = "queued"  # an async one: in order, in the connection's handler task
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function, and how many arguments it takes after the socket."""
+
+    function: Callable[..., Any]
+    kind: Kind
+    least: int
+    most: float
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "Handler":
+        """Look at a function once, so that calling it needs no looking."""
+        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+        )
+        least, most = 0, 0.0
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                most = math.inf
+            elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                most += 1
+                least += parameter.default is parameter.empty
+        return cls(function, Kind.QUEUED if is_async else Kind.INLINE, max(least - 1, 0), most - 1)
+
+    def check(self, event: str, args: tuple[Any, ...]) -> None:
+        """Raise RemoteProtocolError if the peer sent more or fewer arguments than the function takes."""
+        if not self.least <= len(args) <= self.most:
+            raise RemoteProtocolError(f"event {event!r} came with {len(args)} arguments", CloseReason.POLICY)
+
+
+class Namespace:
+    """One namespace of a server, the same object for all its connections."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sockets: dict[str, Socket] = {}
+        self.rooms: Rooms[Socket] = Rooms()
+        self.handlers: dict[str, Handler] = {}
+        self.any_handler: Handler | None = None
+
+    def on(self, event: str) -> Callable[[Function], Function]:
+        """A decorator that makes a function the handler of an event.
+
+        `connect` handlers take (socket) or (socket, auth), `disconnect` handlers (socket, reason), all others (socket,
+        *args). Raises ValueError for a reserved name, or when the event has a handler.
+        """
+        if event in RESERVED_EVENTS and event not in LIFECYCLE:
+            raise ValueError(f"{event!r} is a name reserved by Socket.IO")
+
+        def register(function: Function) -> Function:
+            if event in self.handlers:
+                raise ValueError(f"the event {event!r} of namespace {self.name} has a handler already")
+            self.handlers[event] = Handler.of(function)
+            return function
+
+        return register
+
+    def on_any(self, function: Function) -> Function:
+        """A decorator: `function(socket, event, args)` handles all events that have no handler of their own."""
+        if self.any_handler is not None:
+            raise ValueError(f"namespace {self.name} has an on_any handler already")
+        self.any_handler = Handler.of(function)
+        return function
+
+    def emit(
+        self,
+        event: str,
+        *args: Any,
+        to: str | Iterable[str] | None = None,
+        skip: Socket | Iterable[Socket] | None = None,
+    ) -> None:
+        """Send an event to every socket of the namespace, or to those in the room or rooms `to`; once to each.
+
+        Encoded once, whatever the number of sockets. `skip` leaves out a socket, or several. Never waits.
+        """
+        encoded = Encoded.socket(Event(event, args, self.name))
+        for socket in self._targets(to, skip):
+            socket.send(encoded)
+
+    def _targets(self, to: str | Iterable[str] | None, skip: Socket | Iterable[Socket] | None) -> list[Socket]:
+        if to is None:
+            targets = list(self.sockets.values())
+        elif isinstance(to, str):
+            targets = list(self.rooms.members(to))
+        else:
+            targets = list(dict.fromkeys(socket for room in to for socket in self.rooms.members(room)))
+        if skip is None:
+            return targets
+        skipped = {skip} if isinstance(skip, Socket) else set(skip)
+        return [socket for socket in targets if socket not in skipped]

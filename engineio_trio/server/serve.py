@@ -1,0 +1,122 @@
+"""Listeners: accepting streams, one task each, and the way to stop."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from engineio_trio.errors import CloseReason
+from engineio_trio.server.engine import Engine, boundary
+
+logger = logging.getLogger("engineio_trio")
+
+Address = Any  # what `getsockname` gives: (host, port) for IPv4, more for IPv6, a path for a Unix socket
+
+
+class Service:
+    """Serving an Engine on listeners, until cancelled or asked to shut down."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stopping = trio.Event()
+        self._stopped = trio.Event()
+        self._serving = 0
+        self._streams = 0
+
+    async def serve(
+        self,
+        host: str | None,
+        port: int,
+        *,
+        backlog: int | None = None,
+        task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen on a TCP port (0 picks one) and serve; `started` gives the bound addresses. OSError if it cannot."""
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        await self.serve_listeners(listeners, task_status=task_status)
+
+    async def serve_listeners(
+        self,
+        listeners: Sequence[trio.abc.Listener[Any]],
+        *,
+        task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve on open listeners (plain, TLS, Unix), and close them at the end.
+
+        Returns after `shutdown`. If it is cancelled, every connection ends at once, without a goodbye.
+        """
+        if self._serving:
+            raise RuntimeError("this server is serving already: give it all its listeners in one call")
+        self._serving = 1
+        self._stopping, self._stopped = trio.Event(), trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._engine.nursery = nursery
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(self._accept, listeners, nursery)
+                    task_status.started([_address(listener) for listener in listeners])
+                    await self._stopping.wait()
+                    accepting.cancel_scope.cancel()
+                await self._close_all()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._serving = 0
+            self._stopped.set()
+
+    async def shutdown(self, grace: float = 5.0) -> None:
+        """Stop accepting, close every connection with SHUTDOWN (clients come back elsewhere), return when all are gone.
+
+        After `grace` seconds those that are left are cut off.
+        """
+        if not self._serving:
+            return
+        self._stopping.set()
+        with trio.move_on_after(grace):
+            await self._stopped.wait()
+            return
+        assert self._engine.nursery is not None
+        self._engine.nursery.cancel_scope.cancel()
+        await self._stopped.wait()
+
+    async def _close_all(self) -> None:
+        connections = list(self._engine.sessions.values())
+        for connection in connections:
+            connection.close(CloseReason.SHUTDOWN)
+        for connection in connections:
+            await connection.closed.wait()
+
+    async def _accept(self, listeners: Sequence[trio.abc.Listener[Any]], nursery: trio.Nursery) -> None:
+        await trio.serve_listeners(self._serve_stream, list(listeners), handler_nursery=nursery)
+
+    async def _serve_stream(self, stream: trio.abc.Stream) -> None:
+        if self._streams >= self._engine.settings.max_connections:
+            await trio.aclose_forcefully(stream)
+            return
+        self._streams += 1
+        try:
+            with boundary("a connection"):
+                await self._engine.serve_stream(stream, _peer(stream))
+        finally:
+            self._streams -= 1
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+
+def _address(listener: trio.abc.Listener[Any]) -> Address:
+    if isinstance(listener, trio.SSLListener):
+        return _address(listener.transport_listener)
+    return listener.socket.getsockname() if isinstance(listener, trio.SocketListener) else repr(listener)
+
+
+def _peer(stream: trio.abc.Stream) -> str:
+    """The peer's address as text, empty when the stream has none to tell."""
+    if isinstance(stream, trio.SSLStream):
+        return _peer(stream.transport_stream)
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        name = stream.socket.getpeername()
+    except OSError:  # it has left already
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""

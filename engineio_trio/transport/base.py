@@ -1,0 +1,39 @@
+"""What a session sees of the thing that carries it: one small interface, two implementations."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engineio_trio.errors import CloseReason, EngineIOError
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.engine import Packet
+
+
+class TransportEnded(EngineIOError):
+    """Nothing more comes from, or goes to, the peer by this transport; `reason` is what that means for the session."""
+
+    def __init__(self, reason: CloseReason, detail: str = "") -> None:
+        super().__init__(detail or reason.value)
+        self.reason = reason
+
+
+class TransportReplaced(EngineIOError):
+    """The session has moved on to another transport; what was being sent here has not been sent."""
+
+
+class Transport(Protocol):
+    """A session's way to its peer. One task receives, one task sends; both may be cancelled between packets."""
+
+    async def receive(self) -> Sequence[Packet]:
+        """The next packets of the peer, in order. Calling again says that the previous ones have been dealt with.
+
+        Raises TransportEnded, TransportReplaced, or RemoteProtocolError for what cannot be decoded.
+        """
+
+    async def send(self, batch: Sequence[Encoded]) -> None:
+        """Write all of the batch; when it returns, the bytes are with the operating system.
+
+        Raises TransportEnded or TransportReplaced. If it is cancelled the transport is dead.
+        """
+
+    async def goodbye(self, reason: CloseReason) -> None:
+        """Tell the peer that the session is over. May wait for the peer: bound it."""

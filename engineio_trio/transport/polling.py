@@ -1,0 +1,184 @@
+"""A session over HTTP long-polling: GETs drain what is queued, POSTs feed what the client says.
+
+One task of the session receives and one sends, as on any transport; the tasks of the HTTP connections meet them at
+two rendezvous. At most one GET and one POST are in flight (protocol v4, "HTTP long-polling"): a second one ends the
+session.
+"""
+
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from engineio_trio.errors import CloseReason
+from engineio_trio.protocol import payload
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.engine import Packet, PacketType
+from engineio_trio.transport.base import TransportEnded, TransportReplaced
+from engineio_trio.transport.http import Response
+
+NOOP = Encoded.engine(Packet(PacketType.NOOP))
+CLOSE = Encoded.engine(Packet(PacketType.CLOSE))
+PROBING_PATIENCE = 0.1  # seconds that a poll is held while a probe is under way, as engine.io does
+
+
+class Phase(enum.Enum):
+    """Who carries the session: this transport, this one while a WebSocket is probed, or no longer this one."""
+
+    CARRYING = "carrying"
+    PROBING = "probing"
+    REPLACED = "replaced"
+    ENDED = "ended"
+
+
+class Offer(enum.Enum):
+    """How far the batch that the session wants to send has come."""
+
+    NONE = "none"
+    WAITING = "waiting"  # for a GET
+    TAKEN = "taken"  # a GET is writing it
+
+
+class Overlap(Exception):
+    """A second GET, or a second POST, came while one was in flight."""
+
+
+class SessionOver(Exception):
+    """The session ended before the request could be served."""
+
+
+class PollingTransport:
+    """The meeting place of a session and its polls.
+
+    `revision` (3 or 4) and `base64` (revision 3 only: the client cannot take binary) choose the form of the bodies.
+    """
+
+    def __init__(self, *, revision: int = 4, base64: bool = False) -> None:
+        self._revision = revision
+        self._base64 = base64
+        self._phase = Phase.CARRYING
+        self._reason = CloseReason.TRANSPORT_CLOSE
+        self._lot = trio.lowlevel.ParkingLot()  # woken by every change of what follows
+        self._offer = Offer.NONE
+        self._batch: Sequence[Encoded] = ()
+        self._polling = False
+        self._posted: Sequence[Packet] | None = None
+        self._posting = False
+
+    # What the session sees.
+
+    async def receive(self) -> Sequence[Packet]:
+        self._posting = self._posting and self._posted is not None  # what was taken has been dealt with
+        self._lot.unpark_all()
+        while self._posted is None:
+            self._raise_if_over()
+            await self._lot.park()
+        packets, self._posted = self._posted, None
+        return packets
+
+    async def send(self, batch: Sequence[Encoded]) -> None:
+        self._raise_if_over()
+        self._batch, self._offer = batch, Offer.WAITING
+        self._lot.unpark_all()
+        try:
+            while self._offer is not Offer.NONE:
+                await self._lot.park()
+                if self._offer is Offer.WAITING or self._phase is Phase.ENDED:
+                    self._raise_if_over()
+        finally:
+            self._offer = Offer.NONE
+
+    async def goodbye(self, reason: CloseReason) -> None:
+        """CLOSE for the waiting poll, or for the next one to come."""
+        await self.send((CLOSE,))
+
+    def probing(self, under_way: bool) -> None:
+        """A WebSocket is being probed (or no longer): polls are answered soon, so that the client can pause."""
+        self._phase = Phase.PROBING if under_way else Phase.CARRYING
+        self._lot.unpark_all()
+
+    def replace(self) -> None:
+        """Another transport carries the session from now on; a waiting poll is answered with NOOP."""
+        self._phase = Phase.REPLACED
+        self._lot.unpark_all()
+
+    def end(self, reason: CloseReason) -> None:
+        """The session is over; a waiting poll is told so."""
+        if self._phase is not Phase.ENDED:
+            self._phase, self._reason = Phase.ENDED, reason
+            self._lot.unpark_all()
+
+    def _ended(self) -> bool:
+        return self._phase is Phase.ENDED
+
+    def _raise_if_over(self) -> None:
+        if self._phase is Phase.REPLACED:
+            raise TransportReplaced
+        if self._phase is Phase.ENDED:
+            raise TransportEnded(self._reason)
+
+    # What the HTTP side sees.
+
+    async def poll(self, answer: Callable[[Response], Awaitable[None]]) -> None:
+        """Serve one GET: wait until there is something to say, and write it with `answer`.
+
+        Raises Overlap, or SessionOver when there is no session to speak for any more. If `answer` raises or is
+        cancelled the batch is lost: the caller ends the session then.
+        """
+        if self._polling:
+            raise Overlap
+        if self._phase is Phase.ENDED:
+            raise SessionOver
+        self._polling = True
+        try:
+            batch = await self._next_batch()
+            await answer(self._render(batch))
+            self._offer = Offer.NONE if self._offer is Offer.TAKEN else self._offer
+            self._lot.unpark_all()
+        finally:
+            self._polling = False
+
+    async def _next_batch(self) -> Sequence[Encoded]:
+        while self._offer is not Offer.WAITING:
+            match self._phase:
+                case Phase.CARRYING:
+                    await self._lot.park()
+                case Phase.PROBING:
+                    with trio.move_on_after(PROBING_PATIENCE) as patience:
+                        await self._lot.park()
+                    if patience.cancelled_caught:
+                        return (NOOP,)
+                case Phase.REPLACED:
+                    return (NOOP,)
+                case Phase.ENDED:
+                    return (NOOP,) if self._reason is CloseReason.TRANSPORT_CLOSE else (CLOSE,)
+        self._offer = Offer.TAKEN
+        return self._batch
+
+    def _render(self, batch: Sequence[Encoded]) -> Response:
+        if self._revision == 4:
+            return Response(200, payload.encode([encoded.polling for encoded in batch]))
+        packets = [packet for encoded in batch for packet in encoded.packets]
+        body = payload.encode_v3(packets, binary=not self._base64)
+        kind = "text/plain; charset=UTF-8" if self._base64 else "application/octet-stream"
+        return Response(200, body, kind)
+
+    async def post(self, packets: Sequence[Packet]) -> None:
+        """Serve one POST: returns when the session has dealt with the packets, which is the sender's back-pressure.
+
+        Raises Overlap, or SessionOver when the session ended before, or because of, these packets (a CLOSE among them
+        is no error).
+        """
+        if self._posting:
+            raise Overlap
+        if self._phase in (Phase.REPLACED, Phase.ENDED):
+            raise SessionOver
+        self._posting, self._posted = True, packets
+        self._lot.unpark_all()
+        try:
+            while self._posting and not self._ended():
+                await self._lot.park()
+        finally:
+            self._posting, self._posted = False, None
+        if self._ended() and self._reason is not CloseReason.TRANSPORT_CLOSE:
+            raise SessionOver

@@ -1,0 +1,95 @@
+"""A session over a WebSocket: trio-websocket, through its public interface, on a stream of ours."""
+
+import base64
+import binascii
+import logging
+from collections.abc import Sequence
+
+import trio
+import trio_websocket
+
+from engineio_trio.errors import CloseReason
+from engineio_trio.protocol import engine
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.frame import FrameGuard
+from engineio_trio.settings import Settings
+from engineio_trio.transport.base import TransportEnded
+from engineio_trio.transport.http import HttpConnection, HttpError, Request
+from engineio_trio.transport.stream import GuardedStream
+
+READ_SIZE = 65_536
+logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # it tells every event at DEBUG, in the hot path
+
+
+class WebSocketTransport:
+    """One open WebSocket. Each Engine.IO packet is one message (protocol v4, "WebSocket")."""
+
+    def __init__(self, socket: trio_websocket.WebSocketConnection, stream: GuardedStream, revision: int) -> None:
+        self._socket = socket
+        self._stream = stream
+        self._revision = revision
+
+    async def receive(self) -> Sequence[engine.Packet]:
+        try:
+            message = await self._socket.get_message()
+        except trio_websocket.ConnectionClosed:
+            raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+        if isinstance(message, str):
+            return (engine.decode_text(message),)
+        return (engine.decode_binary(message, self._revision),)
+
+    async def send(self, batch: Sequence[Encoded]) -> None:
+        # trio-websocket sets `closed` before it sends CLOSE, so no data frame can follow one
+        if self._socket.closed is not None:
+            raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE)
+        if self._revision == 3:
+            frames = b"".join([encoded.websocket_v3 for encoded in batch])
+        else:
+            frames = b"".join([encoded.websocket for encoded in batch])
+        try:
+            await self._stream.write(frames)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+
+    async def goodbye(self, reason: CloseReason) -> None:
+        await self._socket.aclose(reason.websocket_code, reason.value)
+
+
+def check_upgrade(request: Request) -> str:
+    """The Sec-WebSocket-Key of an upgrade request that is correct by RFC 6455 section 4.2.1; HttpError if it is not."""
+    headers = request.headers
+    if request.method != "GET" or request.version != "1.1":
+        raise HttpError(400, "a WebSocket handshake must be a GET by HTTP/1.1")
+    if "upgrade" not in [token.strip() for token in headers.get("connection", "").lower().split(",")]:
+        raise HttpError(400, "a WebSocket handshake must say Connection: Upgrade")
+    if headers["upgrade"].strip().lower() != "websocket":
+        raise HttpError(400, "a WebSocket handshake must say Upgrade: websocket")
+    if headers.get("sec-websocket-version") != "13":
+        raise HttpError(426, "only WebSocket version 13 is spoken here", headers={"Sec-WebSocket-Version": "13"})
+    key = headers.get("sec-websocket-key", "")
+    try:
+        nonce = base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        nonce = b""
+    if len(nonce) != 16:
+        raise HttpError(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+    return key
+
+
+async def accept(
+    nursery: trio.Nursery, http: HttpConnection, key: str, settings: Settings, revision: int
+) -> WebSocketTransport:
+    """Answer 101 and give the transport; trio-websocket's reader runs in `nursery`, which must outlive it.
+
+    Raises TransportEnded when the peer has gone meanwhile.
+    """
+    guard = FrameGuard(max_payload=settings.max_payload, max_fragments=settings.max_fragments)
+    stream = GuardedStream(http.stream, key, http.take_over(), guard, settings.write_timeout)
+    request = await trio_websocket.wrap_server_stream(
+        nursery, stream, max_message_size=settings.max_payload, receive_buffer_size=READ_SIZE
+    )
+    try:
+        socket = await request.accept()
+    except trio_websocket.ConnectionClosed:
+        raise TransportEnded(stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+    return WebSocketTransport(socket, stream, revision)
