@@ -166,6 +166,13 @@ class Socket:
         if close:
             self._owner.connection.close(CloseReason.SERVER_CLOSE)
 
+    def close(self, reason: CloseReason = CloseReason.SERVER_CLOSE) -> None:
+        """Close the transport, after what is queued has been written; without DISCONNECT, so a stock client comes back.
+
+        `reason` chooses the WebSocket close code, and is what disconnect handlers of the connection's sockets get.
+        """
+        self._owner.connection.close(reason)
+
     # What follows is for the server, not for handlers.
 
     def send(self, encoded: Encoded) -> None:
