@@ -131,8 +131,11 @@ def decode_text(text: str, revision: int = 4) -> Packet:
 def _decode_base64(text: str, revision: int) -> bytes:
     if revision == 3 and text[1:2] != "4":
         raise RemoteProtocolError(f"only a message can be binary, not packet type {text[1:2]!r}")
+    data = text[1 if revision == 4 else 2 :]
+    if len(data) % 4 or data.endswith("==="):  # Python's strict mode lets padding behind a complete group pass
+        raise RemoteProtocolError("not base64: wrong padding")
     try:
-        return base64.b64decode(text[1 if revision == 4 else 2 :], validate=True)
+        return base64.b64decode(data, validate=True)
     except ValueError as refusal:  # binascii.Error is one
         raise RemoteProtocolError(f"not base64: {refusal}") from refusal
 
