@@ -133,8 +133,7 @@ class SocketApplication:
             self._accept(socket)
 
     def _accept(self, socket: Socket) -> None:
-        if self.connection.reason is not None:
-            return
+        """Also when the connection ended meanwhile: whoever has said yes to a socket is told of its end."""
         self.session.accepted(socket.namespace)
         self._namespaces[socket.namespace].sockets[socket.id] = socket
         self.deadline = self._next_deadline()
