@@ -173,14 +173,6 @@ class Socket:
         """
         self._owner.connection.close(reason)
 
-    def close(self, reason: CloseReason = CloseReason.SERVER_CLOSE) -> None:
-        """End the whole connection without DISCONNECT: the peer sees its transport close, and a stock client comes back.
-
-        What is queued is written first, within `close_timeout`. `reason` is what disconnect handlers get, and the peer
-        by its close code.
-        """
-        self._owner.connection.close(reason)
-
     # What follows is for the server, not for handlers.
 
     def send(self, encoded: Encoded) -> None:
