@@ -1,0 +1,36 @@
+"""Budgets: how much each key (a peer's address, say) may do in a time. No clock here: `now` comes in."""
+
+from collections import OrderedDict
+
+
+class Budget:
+    """A token bucket for each key: `burst` at once, `burst` again over `period` seconds.
+
+    It remembers at most `max_keys` keys; beyond, the one that was longest not heard of is forgotten (and starts
+    afresh), so memory stays bounded whatever comes from outside.
+    """
+
+    def __init__(self, burst: float, period: float, max_keys: int = 10_000) -> None:
+        self._burst = burst
+        self._rate = burst / period
+        self._max_keys = max_keys
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (spent, as of)
+
+    def wait(self, key: str, now: float) -> float:
+        """Seconds until the key may spend one again; 0.0 when it may now. Changes nothing."""
+        return max(0.0, (self._spent_now(key, now) + 1.0 - self._burst) / self._rate)
+
+    def spend(self, key: str, now: float) -> None:
+        """The key has used one, whether or not it had one left (debts do not grow: waiting out one is enough)."""
+        self._spent[key] = (min(self._spent_now(key, now) + 1.0, self._burst), now)
+        self._spent.move_to_end(key)
+        if len(self._spent) > self._max_keys:
+            self._spent.popitem(last=False)
+
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._spent)
+
+    def _spent_now(self, key: str, now: float) -> float:
+        spent, then = self._spent.get(key, (0.0, now))
+        return max(0.0, spent - (now - then) * self._rate)
