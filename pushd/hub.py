@@ -1,0 +1,106 @@
+"""Device -> the connection that holds it on this node. It is what the store talks to: wake, kick, cast."""
+
+import logging
+from collections.abc import Iterator
+from typing import Protocol
+
+from pushd.model import Message
+
+log = logging.getLogger(__name__)
+
+TAKEOVER = "takeover"  # the reason in `kicked` when a newer login has won
+
+
+class Holder(Protocol):
+    """A connection that holds a device. Everything is synchronous and may come after its end."""
+
+    @property
+    def device(self) -> str:
+        """The device's id."""
+
+    @property
+    def conn(self) -> str:
+        """The connection's public id."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of its login."""
+
+    @property
+    def seen(self) -> float:
+        """The Trio time at which the device was last heard."""
+
+    def wake(self) -> None:
+        """There is something new in the inbox."""
+
+    def cast(self, message: Message) -> bool:
+        """Send a qos 0 message; True if it was put on its way."""
+
+    def kick(self, reason: str, by: str) -> None:
+        """Tell the device that it is over, and that it shall not come back by itself."""
+
+    def lost(self) -> None:
+        """The store says that this epoch holds the device no longer."""
+
+    def shut(self) -> None:
+        """The node shuts down: close, so that the client comes back."""
+
+
+class Hub:
+    """The devices of this node, by id; at most one connection each, the one with the highest epoch."""
+
+    def __init__(self) -> None:
+        self._holders: dict[str, Holder] = {}
+
+    def join(self, holder: Holder) -> None:
+        """From now on this connection is reached by its device's id; an older one is kicked.
+
+        If a newer one is already there (two logins whose answers crossed), the one that joins is kicked.
+        """
+        present = self._holders.get(holder.device)
+        if present is not None and present.epoch > holder.epoch:
+            holder.kick(TAKEOVER, present.conn)
+            return
+        self._holders[holder.device] = holder
+        if present is not None:
+            present.kick(TAKEOVER, holder.conn)
+
+    def leave(self, holder: Holder) -> None:
+        """The connection has ended. A newer one of the same device is not touched."""
+        if self._holders.get(holder.device) is holder:
+            del self._holders[holder.device]
+
+    def get(self, device: str) -> Holder | None:
+        """The connection that holds the device on this node."""
+        return self._holders.get(device)
+
+    def wake(self, device: str) -> None:
+        """See `Control.wake`."""
+        holder = self._holders.get(device)
+        if holder is not None:
+            holder.wake()
+
+    def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
+        """See `Control.kick`."""
+        holder = self._holders.get(device)
+        if holder is not None and holder.epoch <= epoch:
+            holder.kick(reason, by)
+
+    def lost(self, device: str, epoch: int) -> None:
+        """The store says that `epoch` holds the device no longer."""
+        holder = self._holders.get(device)
+        if holder is not None and holder.epoch <= epoch:
+            holder.lost()
+
+    def cast(self, device: str, message: Message) -> bool:
+        """See `Control.cast`."""
+        holder = self._holders.get(device)
+        return holder is not None and holder.cast(message)
+
+    def __len__(self) -> int:
+        """How many devices this node holds."""
+        return len(self._holders)
+
+    def __iter__(self) -> Iterator[Holder]:
+        """The connections that are here now, as a snapshot: they may come and go meanwhile."""
+        return iter(tuple(self._holders.values()))

@@ -1,0 +1,21 @@
+"""What all devices and services of one process share."""
+
+import dataclasses
+
+from pushd.goodbye import Goodbyes
+from pushd.hub import Hub
+from pushd.metrics import Metrics
+from pushd.sections import Delivery
+from pushd.store.base import Store
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """One process: its name, its store, who is connected to it, what it counts, and the logouts that it owes."""
+
+    name: str
+    store: Store
+    hub: Hub
+    metrics: Metrics
+    goodbyes: Goodbyes
+    delivery: Delivery

@@ -1,0 +1,210 @@
+"""The downlink of one connection: reads the device's inbox after a cursor, sends, collects acknowledgements.
+
+A live push is only a wake-up: replay at connect and live delivery are the same loop, so nothing falls between them.
+What is in memory (sent and not confirmed, confirmed and not yet written to the store) never exceeds the window.
+"""
+
+import dataclasses
+import logging
+from functools import partial
+from typing import Final
+
+import trio
+
+from engineio_trio.errors import CloseReason, LocalProtocolError
+from pushd import jsonbytes
+from pushd.backoff import persist
+from pushd.failpoint import failpoint
+from pushd.model import Confirm, Message, ReceiptState
+from pushd.node import Node
+from pushd.peer import Peer
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 30.0  # seconds after which the inbox is read although nobody said so: wake-ups are hints, and may be lost
+RESENDS: Final = 3  # for one message on one connection; then the connection is closed
+BURST: Final = 65_536  # bytes sent before the pump waits for them to be written: far below a peer's outbox
+
+
+@dataclasses.dataclass(slots=True)
+class InFlight:
+    """A message that was sent: when (Trio time) and how many times again."""
+
+    message: Message
+    sent: float
+    resends: int = 0
+
+
+class Pump:
+    """Carries a device's inbox to its socket, for one epoch.
+
+    Messages go out in rising `seq`. Each counts against the window until the store has its confirmation: the client's
+    acknowledgement, or (`Confirm.WRITE`) the completed write.
+    """
+
+    def __init__(self, device: str, epoch: int, peer: Peer, node: Node, confirm: Confirm) -> None:
+        self._device = device
+        self._epoch = epoch
+        self._peer = peer
+        self._node = node
+        self._confirm = confirm
+        self._window = node.delivery.window
+        self._resend_after = node.delivery.resend
+        self._cursor = 0
+        self._inflight: dict[int, InFlight] = {}
+        self._confirmed: dict[int, ReceiptState] = {}
+        self._unread = True  # the inbox may have something after the cursor
+        self._burst = 0
+        self._work = trio.Event()  # for the sender: something to read, or room
+        self._writes = trio.Event()  # for the writer of confirmations
+
+    def wake(self) -> None:
+        """The inbox may have something new."""
+        self._unread = True
+        self._work.set()
+
+    async def run(self) -> None:
+        """Deliver until the connection ends. Raises StaleEpoch when the device is somebody else's."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deliver, name=f"deliver {self._device}")
+            nursery.start_soon(self._write_confirmations, name=f"confirm {self._device}")
+            if self._confirm is Confirm.CLIENT:
+                nursery.start_soon(self._resend, name=f"resend {self._device}")
+
+    @property
+    def held(self) -> int:
+        """How many messages are in memory: at most the window."""
+        return len(self._inflight) + len(self._confirmed)
+
+    # Sending.
+
+    async def _deliver(self) -> None:
+        while True:
+            room = self._window - self.held
+            if self._unread and room > 0:
+                await self._send_next(room)
+                continue
+            self._work = trio.Event()
+            with trio.move_on_after(TICK) as patience:
+                await self._work.wait()
+            if patience.cancelled_caught:
+                self._unread = True
+
+    async def _send_next(self, room: int) -> None:
+        self._unread = False
+        messages = await persist(partial(self._fetch, room))
+        if len(messages) == room:
+            self._unread = True  # there may be more than fitted
+        failpoint("deliver.fetched")
+        for message in messages:
+            self._cursor = message.seq
+            await self._send(message)
+        if self._confirm is Confirm.WRITE and messages:
+            await self._confirm_written()
+
+    async def _fetch(self, room: int) -> list[Message]:
+        with self._node.metrics.store_call("fetch"):
+            return await self._node.store.fetch(self._device, self._epoch, self._cursor, room)
+
+    async def _send(self, message: Message) -> None:
+        """Send a message and count it in flight; one that cannot be sent at all is refused, so that others proceed."""
+        if message.redelivered:
+            self._node.metrics.redeliveries.inc()
+        try:
+            self._emit(message)
+        except (ValueError, LocalProtocolError) as error:
+            log.error("push %r (seq %d) for %r cannot be sent: %s", message.id, message.seq, self._device, error)
+            self._settle(message.seq, ReceiptState.REFUSED)
+            return
+        self._inflight[message.seq] = InFlight(message, trio.current_time())
+        failpoint("deliver.sent")
+        self._burst += len(message.data)
+        if self._burst >= BURST:
+            await self._flush()
+
+    def _emit(self, message: Message) -> None:
+        arguments = arguments_of(message)
+        if self._confirm is Confirm.WRITE:
+            self._peer.emit(message.event, *arguments)
+        else:
+            self._peer.emit_with_ack(message.event, *arguments, on_ack=lambda *_: self._acked(message.seq))
+
+    async def _flush(self) -> None:
+        await self._peer.flush()
+        self._burst = 0
+
+    async def _confirm_written(self) -> None:
+        await self._flush()
+        for seq in tuple(self._inflight):
+            self._settle(seq, ReceiptState.DELIVERED)
+
+    # Confirming.
+
+    def _acked(self, seq: int) -> None:
+        """The client's acknowledgement: of the first sending or of a later one, the first that comes counts."""
+        if seq in self._inflight:
+            self._settle(seq, ReceiptState.ACKED)
+
+    def _settle(self, seq: int, state: ReceiptState) -> None:
+        self._inflight.pop(seq, None)
+        self._confirmed[seq] = state
+        self._writes.set()
+
+    async def _write_confirmations(self) -> None:
+        """Write what has been confirmed, at once when idle; what comes during a write goes with the next one."""
+        while True:
+            await self._writes.wait()
+            self._writes = trio.Event()
+            await self.finish()
+            self._work.set()
+
+    async def finish(self) -> None:
+        """Write the confirmations that have come so far. Raises StaleEpoch. Bound it: the store may be away."""
+        batch = dict(self._confirmed)
+        for state in dict.fromkeys(batch.values()):
+            seqs = [seq for seq, confirmed in batch.items() if confirmed is state]
+            failpoint("ack.received")
+            await persist(partial(self._ack, seqs, state))
+            failpoint("ack.stored")
+            for seq in seqs:
+                del self._confirmed[seq]
+
+    async def _ack(self, seqs: list[int], state: ReceiptState) -> None:
+        with self._node.metrics.store_call("ack"):
+            await self._node.store.ack(self._device, self._epoch, seqs, state)
+        self._node.metrics.pushes.labels(state).inc(len(seqs))
+
+    # Sending again.
+
+    async def _resend(self) -> None:
+        """Send again what has waited too long for its acknowledgement, lowest seq first; in the end, close."""
+        while True:
+            await trio.sleep_until(self._next_resend())
+            for flight in self._overdue():
+                if flight.resends == RESENDS:
+                    log.warning("%r does not acknowledge push %r: closing", self._device, flight.message.id)
+                    self._peer.close(CloseReason.POLICY)
+                    return
+                self._send_again(flight)
+            await self._flush()
+
+    def _next_resend(self) -> float:
+        oldest = min((flight.sent for flight in self._inflight.values()), default=trio.current_time())
+        return oldest + self._resend_after
+
+    def _overdue(self) -> list[InFlight]:
+        now = trio.current_time()
+        return [flight for flight in self._inflight.values() if flight.sent + self._resend_after <= now]
+
+    def _send_again(self, flight: InFlight) -> None:
+        flight.message = dataclasses.replace(flight.message, redelivered=True)
+        flight.resends += 1
+        flight.sent = trio.current_time()
+        self._node.metrics.redeliveries.inc()
+        self._emit(flight.message)
+
+
+def arguments_of(message: Message) -> tuple[object, dict[str, object]]:
+    """What the device's handler is called with: the data, and what is known about the message. Raises ValueError."""
+    meta: dict[str, object] = {"id": message.id, "seq": message.seq, "redelivered": message.redelivered}
+    return jsonbytes.loads(message.data), meta
