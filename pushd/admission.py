@@ -1,0 +1,175 @@
+"""Who may come in: what a request or a CONNECT packet says about a device is judged here."""
+
+import logging
+import math
+import random
+from typing import Any, Final, NoReturn
+
+import trio
+
+from engineio_trio import ConnectRefused, HandshakeRefused
+from engineio_trio.handshake import Handshake
+from pushd.auth import Authenticator, Credentials, credentials, credentials_from_auth
+from pushd.errors import AuthRejected, AuthUnavailable, PushdError, StoreUnavailable
+from pushd.limits import Budget
+from pushd.metrics import Refusal
+from pushd.model import DEVICE_ID, Bound, Identity, StatusEvent, Throttled
+from pushd.node import Node
+
+log = logging.getLogger(__name__)
+
+FAILURES: Final = 20  # wrong credentials from one address in a minute; then it has to wait
+PERIOD: Final = 60.0
+PATIENCE: Final = 10.0  # seconds for the authenticator, and for the store, to answer
+RETRY_MAX: Final = 10.0  # seconds after which to try again when something is down, spread so that not all come at once
+IDENTITY: Final = "pushd.identity"  # in a handshake's state
+
+
+class Refused(PushdError):
+    """A device is not let in. `code` is the HTTP status, or the code in CONNECT_ERROR."""
+
+    def __init__(self, code: int, message: str, reason: Refusal, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.retry_after = None if retry_after is None else max(1, math.ceil(retry_after))
+
+
+class Admission:
+    """Judges devices, at the request if it says who they are, else at their CONNECT."""
+
+    def __init__(self, node: Node, authenticator: Authenticator) -> None:
+        self._node = node
+        self._authenticator = authenticator
+        self._failures = Budget(FAILURES, PERIOD)
+        self._closed = False
+
+    def close(self) -> None:
+        """Let nobody in any more: the node shuts down."""
+        self._closed = True
+
+    async def at_request(self, handshake: Handshake) -> None:
+        """Judge a request that names a device or shows a token; any other waits for its CONNECT.
+
+        Raises HandshakeRefused: 400 (no such device id can be), 401, 429 or 503.
+        """
+        try:
+            self._check_open()
+            given = self._read(handshake.remote, lambda: credentials(handshake.query, handshake.headers))
+            if given == (None, None):
+                return
+            handshake.state[IDENTITY] = identity = await self._authenticate(handshake.remote, given)
+            await self._check_throttle(identity.device)
+        except Refused as refused:
+            self._refuse_handshake(refused)
+
+    async def at_connect(self, handshake: Handshake, auth: object, conn: str) -> tuple[Identity, Bound]:
+        """Judge a CONNECT, and log the device in. Raises ConnectRefused with `{"code": 401 | 429 | 503, ...}` as data.
+
+        The login is carried through even when the caller is cancelled meanwhile: who gets an answer has a binding.
+        """
+        try:
+            self._check_open()
+            identity = await self._identify(handshake, auth)
+            return identity, await self._login(identity, conn)
+        except Refused as refused:
+            self._refuse_connect(refused)
+
+    async def _identify(self, handshake: Handshake, auth: object) -> Identity:
+        given = self._read(handshake.remote, lambda: credentials_from_auth(auth))
+        known: Identity | None = handshake.state.get(IDENTITY)
+        if known is None:
+            return await self._authenticate(handshake.remote, given)
+        if given[0] not in (None, known.device):
+            raise Refused(401, "the request and CONNECT name different devices", Refusal.BAD_DEVICE)
+        return known
+
+    def _read(self, remote: str, read: Any) -> Credentials:
+        """What was said, unless this address has said too much that was wrong."""
+        wait = self._failures.wait(remote, trio.current_time())
+        if wait > 0:
+            raise Refused(429, "too many failed logins from this address", Refusal.LIMIT, wait)
+        try:
+            device, token = read()
+        except AuthRejected as error:
+            self._failed(remote)
+            raise Refused(401, str(error), Refusal.BAD_TOKEN) from None
+        if device is not None and not DEVICE_ID.fullmatch(device):
+            self._failed(remote)
+            raise Refused(400, f"deviceId must match {DEVICE_ID.pattern}", Refusal.BAD_DEVICE)
+        return device, token
+
+    async def _authenticate(self, remote: str, given: Credentials) -> Identity:
+        try:
+            with trio.fail_after(PATIENCE):
+                return await self._authenticator.authenticate(*given)
+        except AuthRejected as error:
+            self._failed(remote)
+            raise Refused(401, str(error), Refusal.BAD_TOKEN) from None
+        except (AuthUnavailable, trio.TooSlowError) as error:
+            log.warning("a device cannot be authenticated now: %s", error or "the authenticator is too slow")
+            text = "who you are cannot be found out now"
+            raise Refused(503, text, Refusal.AUTH_UNAVAILABLE, _soon()) from None
+
+    async def _check_throttle(self, device: str) -> None:
+        try:
+            with trio.fail_after(PATIENCE), self._node.metrics.store_call("admits"):
+                throttled = await self._node.store.admits(device)
+        except (StoreUnavailable, trio.TooSlowError) as error:
+            raise _store_away(error) from None
+        if throttled is not None:
+            raise _throttled(throttled)
+
+    async def _login(self, identity: Identity, conn: str) -> Bound:
+        """Bind the device. A binding whose outcome stays unknown is ended by the sweep for stale devices."""
+        outcome: Bound | Throttled | None = None
+        error: StoreUnavailable | None = None
+        with trio.move_on_after(PATIENCE, shield=True):
+            try:
+                with self._node.metrics.store_call("login"):
+                    outcome = await self._node.store.login(identity.device, conn, identity.topics)
+            except StoreUnavailable as unavailable:
+                error = unavailable
+        if outcome is None:
+            raise _store_away(error or TimeoutError("no answer"))
+        if isinstance(outcome, Throttled):
+            raise _throttled(outcome)
+        event = StatusEvent.ONLINE if outcome.previous is None else StatusEvent.TAKEOVER
+        self._node.metrics.logins.labels(event).inc()
+        log.info("device %r logged in: %s (conn %s, epoch %d)", identity.device, event, conn, outcome.epoch)
+        return outcome
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Refused(503, "the server is shutting down", Refusal.DRAINING, _soon())
+
+    def _failed(self, remote: str) -> None:
+        self._failures.spend(remote, trio.current_time())
+
+    def _refuse_handshake(self, refused: Refused) -> NoReturn:
+        self._node.metrics.refusals.labels(refused.reason).inc()
+        headers = {"WWW-Authenticate": "Bearer"} if refused.code == 401 else {}
+        if refused.retry_after is not None:
+            headers["Retry-After"] = str(refused.retry_after)
+        raise HandshakeRefused(refused.code, refused.message, headers) from None
+
+    def _refuse_connect(self, refused: Refused) -> NoReturn:
+        self._node.metrics.refusals.labels(refused.reason).inc()
+        data: dict[str, Any] = {"code": refused.code}
+        if refused.retry_after is not None:
+            data["retry_after"] = refused.retry_after
+        raise ConnectRefused(refused.message, data) from None
+
+
+def _store_away(error: BaseException) -> Refused:
+    log.warning("a device cannot log in now: %s", error)
+    return Refused(503, "the store is away", Refusal.STORE_UNAVAILABLE, _soon())
+
+
+def _throttled(throttled: Throttled) -> Refused:
+    return Refused(429, "too many takeovers of this device", Refusal.THROTTLED, throttled.retry_after)
+
+
+def _soon() -> float:
+    return random.uniform(1.0, RETRY_MAX)

@@ -1,0 +1,136 @@
+"""Everything of one node put together, in one nursery tree, and the order in which it ends.
+
+run ── goodbyes, heartbeat, sweeper            outlive the devices
+    ├─ devices ── one task for each device     its end is its logout
+    ├─ admin                                   answers until the very end
+    ├─ server ── one task for each connection
+    └─ ingest                                  is stopped first
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from engineio_trio import CloseReason, Socket, SocketServer
+from engineio_trio.handshake import Handshake
+from pushd import admin, ingest, sweeper
+from pushd.admission import Admission
+from pushd.auth import Authenticator
+from pushd.config import Config
+from pushd.device import Device
+from pushd.failpoint import failpoint
+from pushd.heartbeat import Heartbeat
+from pushd.node import Node
+from pushd.requests import PushDefaults
+from pushd.service import Service
+
+log = logging.getLogger(__name__)
+
+DEVICE: Final = "pushd.device"  # in a socket's data
+SETTLE: Final = 2.0  # seconds at the end for logouts that the store has not taken yet
+
+Address = tuple[str, int]
+
+
+class Gateway:
+    """One node: the device listener, the admin listener, and the work behind them."""
+
+    def __init__(self, config: Config, node: Node, authenticator: Authenticator) -> None:
+        self.server = SocketServer(config.settings(), path=config.devices.path)
+        defaults = PushDefaults(ttl=config.delivery.ttl, data_max=config.limits.payload)
+        self.service = Service(node, defaults, lambda: self.server.connections)
+        self._config = config
+        self._node = node
+        self._admission = Admission(node, authenticator)
+        self._heartbeat = Heartbeat(node, config.heartbeat.interval)
+        self._ingest = trio.CancelScope()
+        self._draining = trio.Event()
+        self._empty = trio.Event()
+        self._devices: trio.Nursery
+        self.server.authorize(self._authorize)
+        self.server.on("connect")(self._connect)
+        self.server.on("disconnect")(self._disconnect)
+        self.server.on_any(self._uplink)
+
+    async def run(
+        self,
+        listeners: Sequence[trio.abc.Listener[Any]],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, Address]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve devices on `listeners`, and the admin interface, until cancelled (call `drain` before).
+
+        `started` gives the bound addresses of both. Raises OSError if the admin listener cannot be bound, and
+        StoreUnavailable if the store cannot clean up what dead nodes have left.
+        """
+        await sweeper.sweep(self._node)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._node.goodbyes.run, name="goodbyes")
+            nursery.start_soon(self._heartbeat.run, name="heartbeat")
+            nursery.start_soon(sweeper.run, self._node, self._heartbeat, name="sweeper")
+            self._devices = await nursery.start(self._hold_devices, name="devices")
+            admin_address = await nursery.start(self._serve_admin, name="admin")
+            addresses = await nursery.start(self.server.serve_listeners, listeners, name="server")
+            nursery.start_soon(self._take_in, name="ingest")
+            self.service.set_ready(None)
+            task_status.started((addresses[0][:2], admin_address))
+
+    async def drain(self, patience: float) -> None:
+        """End in good order, within `patience` seconds: nobody comes in, all devices are closed and logged out.
+
+        Clients see their transport close, not DISCONNECT, so they come back, elsewhere or later.
+        """
+        self.service.set_ready(CloseReason.SHUTDOWN.value)
+        self._admission.close()
+        self._ingest.cancel()
+        deadline = trio.current_time() + patience
+        with trio.CancelScope(deadline=deadline - SETTLE):
+            await self.server.shutdown(grace=max(patience - 2 * SETTLE, 0.1))
+        for holder in self._node.hub:
+            holder.shut()
+        self._draining.set()
+        with trio.CancelScope(deadline=deadline):
+            await self._empty.wait()
+            await self._node.goodbyes.settle()
+        if left := len(self._node.hub) + len(self._node.goodbyes):
+            log.warning("%d devices could not be logged out; the next start, or another node, does it", left)
+
+    # Handlers of the server.
+
+    async def _authorize(self, handshake: Handshake) -> None:
+        await self._admission.at_request(handshake)
+
+    async def _connect(self, socket: Socket, auth: object) -> None:
+        identity, bound = await self._admission.at_connect(socket.handshake, auth, socket.id)
+        # From here on nothing waits: whoever is bound has a device, and its end is the logout.
+        failpoint("login.bound")
+        device = Device(identity, bound.epoch, socket, self._node)
+        socket.data[DEVICE] = device
+        self._node.hub.join(device)
+        self._devices.start_soon(device.run, name=f"device {device.device}")
+
+    def _disconnect(self, socket: Socket, reason: CloseReason) -> None:
+        socket.data[DEVICE].disconnected(reason)
+
+    async def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...]) -> None:
+        await socket.data[DEVICE].uplink(event, args)
+
+    # Tasks.
+
+    async def _hold_devices(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await self._draining.wait()
+        self._empty.set()
+
+    async def _take_in(self) -> None:
+        with self._ingest:
+            await ingest.run(self.service)
+
+    async def _serve_admin(self, *, task_status: trio.TaskStatus[Address]) -> None:
+        section = self._config.admin
+        serve = partial(admin.serve, listen=section.listen, token=section.token.get_secret_value())
+        await serve(self.service, task_status=task_status)
