@@ -272,7 +272,7 @@ def _check_auth(config: Config) -> Iterator[_Finding]:
         yield _Finding(("auth.custom.factory", "auth.kind"), "is required with auth.kind custom")
     elif auth.kind == "hmac":
         for name, problem in verification_keys(auth.hmac).problems:
-            yield _Finding((f"auth.hmac.{name}", "auth.kind"), problem)
+            yield _Finding((f"auth.hmac.{name}", "auth.hmac.algorithms", "auth.kind"), problem)
 
 
 def _check_times(config: Config) -> Iterator[_Finding]:

@@ -93,6 +93,12 @@ WebUrl = AfterValidator(_matching(r"(https?://[^\s/?#]+\S*)?", 'must be a URL su
 ObjectPath = AfterValidator(_matching(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)?", 'must be "package.module:Class"'))
 
 
+def _some(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("must name at least one")
+    return values
+
+
 class Tls(Section):
     """TLS of the device listener; it is on when a certificate is named."""
 
@@ -205,8 +211,8 @@ class HmacAuth(Section):
 
     secret: SecretStr = Field(default=SecretStr(""), description="the key of HS256; at least 32 bytes")
     public_key: str = Field(default="", description="PEM file with the public key of RS256 or EdDSA")
-    algorithms: tuple[Algorithm, ...] = Field(
-        default=("HS256",), min_length=1, description="the algorithms that are accepted"
+    algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(_some)] = Field(
+        default=("HS256",), description="the algorithms that are accepted"
     )
     device_claim: Annotated[str, Field(min_length=1)] = Field(default="sub", description="claim that names the device")
     topics_claim: Annotated[str, Field(min_length=1)] = Field(
