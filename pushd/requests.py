@@ -73,7 +73,8 @@ def parse_target(to: Any) -> str:
     if to == "all" or (kind == "device" and DEVICE_ID.fullmatch(name)) or (kind == "topic" and TOPIC.fullmatch(name)):
         return to
     rules = {"device": f"device ids match {DEVICE_ID.pattern}", "topic": f"topics match {TOPIC.pattern}"}
-    raise BadRequest(f"to: {_shown(to)} is not device:ID, topic:NAME or all" + f" ({rules[kind]})" * (kind in rules))
+    rule = f" ({rules[kind]})" if kind in rules else ""
+    raise BadRequest(f"to: {_shown(to)} is not device:ID, topic:NAME or all{rule}")
 
 
 def parse_reconcile(fields: Mapping[str, Any], default_id: str, form: Form = Form.VALUES) -> Reconcile:
