@@ -48,8 +48,8 @@ class Streams:
         query = query_of(request, "after", "limit", "wait")
         after = query.get("after", "")
         if "text/event-stream" in request.headers.get("accept", ""):
-            after = request.headers.get("last-event-id", after)
-            return _Tail(self, stream, await self._position(stream, after))
+            after = await self._position(stream, request.headers.get("last-event-id", after))
+            return _Tail(self, stream, after, await self.store.read_stream(stream, after, BATCH))
         limit, wait = limit_of(query, PAGE_SIZE, MAX_PAGE), query_wait_of(query, MAX_WAIT)
         after = await self._position(stream, after)
         entries = await self._entries(stream, after, limit, wait)
@@ -84,12 +84,14 @@ class Streams:
 class _Tail(Response):
     """A stream's entries from a position on, as server-sent events, until the reader or the interface goes."""
 
-    def __init__(self, streams: Streams, stream: Stream, after: str) -> None:
+    def __init__(self, streams: Streams, stream: Stream, after: str, first: Sequence[Entry]) -> None:
+        """`first` are the entries after `after` that are there already: what is wrong showed when they were read."""
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._streams = streams
         self._stream = stream
         self._after = after
+        self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send for as long as anybody is there. Raises Problem before it began if there is no place."""
@@ -102,16 +104,17 @@ class _Tail(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow(self, send: Send) -> None:
-        text = f"retry: {RETRY}\n\n"
+        entries, text = self._first, f"retry: {RETRY}\n\n"
         while True:
+            text += "".join(map(_event, entries))
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            if entries:
+                self._after = entries[-1].id
             try:
                 entries = await self._streams.store.read_stream(self._stream, self._after, BATCH, HEARTBEAT)
             except StoreUnavailable:
                 return  # the reader comes back with the last id that it has seen
-            if entries:
-                self._after = entries[-1].id
-            text = "".join(map(_event, entries)) or ": still here\n\n"
+            text = "" if entries else ": still here\n\n"
 
 
 def _event(entry: Entry) -> str:
