@@ -63,17 +63,18 @@ class HttpAuthenticator:
         return f"the authentication service at {url.host}"
 
     async def _ask(self, question: dict[str, Any]) -> tuple[int, bytes]:
-        """Status and body, which is cut a little after ANSWER_BYTES."""
+        """Status and body. Of a longer one than ANSWER_BYTES the rest is read, within the deadline, and not kept."""
         async with self._client.stream("POST", self._settings.url, json=question) as response:
             body = b""
             async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > ANSWER_BYTES:
-                    break
+                if len(body) <= ANSWER_BYTES:  # no break: httpx's own generators would be left behind unfinished
+                    body += chunk
             return response.status_code, body
 
     def _identity(self, device: str | None, body: bytes) -> Identity:
         try:
+            if len(body) > ANSWER_BYTES:
+                raise ValueError(f"it has more than {ANSWER_BYTES} bytes")
             answer = json.loads(body)
             if not isinstance(answer, dict):
                 raise ValueError("it is not an object")
