@@ -27,7 +27,7 @@ class HttpAuthenticator:
         self._settings = settings
         self._slots = trio.CapacityLimiter(settings.concurrency)
         # A transport of our own: the system's certificates, and no proxy from the environment, which would see tokens.
-        limits = httpx.Limits(max_connections=settings.concurrency)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.concurrency)
         transport = httpx.AsyncHTTPTransport(verify=ssl.create_default_context(), limits=limits)
         self._client = httpx.AsyncClient(transport=transport, timeout=None)  # the deadline below covers all of it
 
