@@ -1,0 +1,60 @@
+"""Budgets of addresses, and the failpoints."""
+
+import os
+
+import pytest
+
+from pushd import failpoint
+from pushd.limits import Budget
+
+
+def test_a_budget_is_spent_and_comes_back() -> None:
+    """H20."""
+    budget = Budget(3, 60.0)
+    for _ in range(3):
+        assert budget.wait("a", 100.0) == 0
+        budget.spend("a", 100.0)
+    assert budget.wait("a", 100.0) == pytest.approx(20.0)
+    assert budget.wait("b", 100.0) == 0
+    assert budget.wait("a", 119.0) == pytest.approx(1.0)
+    assert budget.wait("a", 120.0) == pytest.approx(0.0)
+
+
+def test_debts_do_not_grow() -> None:
+    budget = Budget(3, 60.0)
+    for _ in range(100):
+        budget.spend("a", 0.0)
+    assert budget.wait("a", 0.0) == pytest.approx(20.0)
+
+
+def test_a_budget_remembers_a_bounded_number_of_keys() -> None:
+    """I5: who was longest not heard of is forgotten."""
+    budget = Budget(1, 60.0, max_keys=3)
+    for key in "abc":
+        budget.spend(key, 0.0)
+    budget.spend("a", 1.0)
+    budget.spend("d", 2.0)
+    assert len(budget) == 3
+    assert budget.wait("b", 2.0) == 0
+    assert budget.wait("a", 2.0) > 0
+
+
+def test_a_failpoint_exits_at_its_passing(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    point = failpoint.make("here:exit:2")
+    point("there")
+    point("here")
+    assert exits == []
+    point("here")
+    assert exits == [137]
+
+
+def test_without_a_setting_nothing_happens() -> None:
+    failpoint.make("")("anywhere")
+
+
+@pytest.mark.parametrize("setting", ["here", "here:", ":exit", "here:stop", "here:exit:0", "here:exit:x"])
+def test_a_wrong_setting_is_told(setting: str) -> None:
+    with pytest.raises(ValueError, match="PUSHD_FAILPOINT"):
+        failpoint.make(setting)
