@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import httpx
 
+from pushd.errors import BadRequest
+
 DEFAULT_URL = "http://127.0.0.1:8781"
 ANSWER_SECONDS = 10.0
 SILENCE_SECONDS = 45.0  # a live stream says something every 15 s; three times that is a dead connection
@@ -25,7 +27,10 @@ class ConnectionLost(CommandFailed):
 
 
 class AdminClient:
-    """Requests to one daemon's admin interface. A context manager; every method raises CommandFailed."""
+    """Requests to one daemon's admin interface, as a context manager.
+
+    Every method raises CommandFailed, or BadRequest for what the daemon finds wrong with a request itself.
+    """
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/") if "://" in url else f"http://{url.rstrip('/')}"
@@ -137,6 +142,8 @@ class AdminClient:
             raise CommandFailed(f"{self.url} answered something else than JSON: is it a pushd admin listener?")
         if response.status_code == 401:
             message += " (set --admin-token or PUSHD_ADMIN_TOKEN)"
+        if response.status_code == 400:
+            raise BadRequest(message)
         raise (ConnectionLost if response.status_code in (502, 503, 504) else CommandFailed)(message)
 
     def _unreachable(self, error: Exception) -> ConnectionLost:
