@@ -18,18 +18,13 @@ from collections.abc import Callable
 from itertools import groupby
 from urllib.parse import parse_qs, urlsplit
 
-import h11
 import trio
-from wsproto import ConnectionType
-from wsproto.connection import Connection as Frames
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, TextMessage
-from wsproto.frame_protocol import CloseReason
-from wsproto.utilities import generate_accept_token
 
+from tests.wire import raw
 from tests.wire.matching import Names
+from tests.wire.raw import PATIENCE
 from tests.wire.transcript import CLOSE, NOOP, SEPARATOR, Step, Transcript, packets_of
 
-PATIENCE = 10.0  # seconds for each wait on the server
 PROBE = "2probe"
 UPGRADE = "5"
 
@@ -120,7 +115,7 @@ class _Replay:
             await self._until(lambda: self._posts[session][0] == request["connection"], f"before {request}")
         if CLOSE in packets_of(request):
             self._ending.add(session)
-        response, body = await self._exchange(request)
+        response = await self._exchange(request)
         if request["method"] == "POST":
             self._posts[session].pop(0)
             self._announce()
@@ -128,10 +123,10 @@ class _Replay:
             return
         self._compare_heads(steps, response)
         if "packets" in recorded:
-            for packet in body.split(SEPARATOR):
+            for packet in response.text.split(SEPARATOR):
                 self._hear((session, "polling"), packet)
         else:
-            assert self._names.match(recorded.get("body", ""), body), f"{request}: answered {body!r}"
+            assert self._names.match(recorded.get("body", ""), response.text), f"{request}: {response}"
 
     async def _poll(self, steps: list[Step]) -> None:
         """All polls of a session, one after another, until the client has left the polling side or it is cut."""
@@ -142,11 +137,11 @@ class _Replay:
             if cut_at is not None and self._served >= cut_at:
                 await self._abandon(steps[0])
                 break
-            response, body = await self._exchange(steps[0])
-            if response.status_code != 200:
+            response = await self._exchange(steps[0])
+            if response.status != 200:
                 break
             self._compare_heads(steps, response)
-            for packet in body.split(SEPARATOR):
+            for packet in response.text.split(SEPARATOR):
                 self._hear((session, "polling"), packet)
         self._polls[session].set()
 
@@ -158,49 +153,24 @@ class _Replay:
     def _was_cut(self, session: str) -> bool:
         return self._cut_poll(session) is not None
 
-    async def _exchange(self, step: Step) -> tuple[h11.Response, str]:
-        """Send a request on a connection of its own; gives the response and its body."""
-        protocol = h11.Connection(h11.CLIENT)
-        async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
-            await self._send(step, protocol, stream)
-            response: h11.Response | None = None
-            said = b""
-            while not isinstance(event := await _next_event(protocol, stream), h11.EndOfMessage):
-                if isinstance(event, h11.Response):
-                    response = event
-                elif isinstance(event, h11.Data):
-                    said += event.data
-                else:
-                    raise AssertionError(f"{step}: the server closed before it answered ({event!r})")
-        assert response is not None
-        return response, said.decode()
+    async def _exchange(self, step: Step) -> raw.Response:
+        """Send a request on a connection of its own; gives the response."""
+        return await raw.request(self._port, step["method"], self._target(step), step["headers"], _body(step))
 
     async def _abandon(self, step: Step) -> None:
         """Send a request and hang up, as a lost network would."""
         async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
-            await self._send(step, h11.Connection(h11.CLIENT), stream)
+            await raw.send_request(stream, step["method"], self._target(step), step["headers"])
 
-    async def _send(self, step: Step, protocol: h11.Connection, stream: trio.SocketStream) -> None:
-        body = SEPARATOR.join(step.get("packets", ())).encode()
-        headers = self._headers(step) + ([("content-length", str(len(body)))] if body else [])
-        sent = protocol.send(self._head(step, headers)) or b""
-        sent += (protocol.send(h11.Data(data=body)) or b"") if body else b""
-        protocol.send(h11.EndOfMessage())
-        await stream.send_all(sent)
+    def _target(self, step: Step) -> str:
+        return self._names.fill(step["target"].replace("$T", secrets.token_urlsafe(6)))
 
-    def _head(self, step: Step, headers: list[tuple[str, str]]) -> h11.Request:
-        target = self._names.fill(step["target"].replace("$T", secrets.token_urlsafe(6)))
-        return h11.Request(method=step["method"], target=target, headers=headers)
-
-    def _headers(self, step: Step) -> list[tuple[str, str]]:
-        return [("host", f"127.0.0.1:{self._port}"), *step["headers"].items()]
-
-    def _compare_heads(self, steps: list[Step], response: h11.Response | h11.InformationalResponse) -> None:
+    def _compare_heads(self, steps: list[Step], response: raw.Response) -> None:
         """Status and headers; see the allowed differences above."""
         request, recorded = steps[0], next(step for step in steps if step["from"] == "server")
-        assert response.status_code == recorded["status"], f"{request}: status {response.status_code}"
+        assert response.status == recorded["status"], f"{request}: status {response.status}"
         sent = request["headers"]
-        said = {name.decode(): value.decode() for name, value in response.headers}
+        said = response.headers
         for name, value in recorded["headers"].items():
             if name == "sec-websocket-accept" or (name.startswith("access-control-") and "origin" not in sent):
                 continue
@@ -215,31 +185,17 @@ class _Replay:
     async def _websocket(self, steps: list[Step]) -> None:
         """One WebSocket: the opening, then each step of the client in its turn, while the answers are compared."""
         await self._turn(steps[0])
-        async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
-            rest = await self._open(steps, stream)
-            frames = Frames(ConnectionType.CLIENT)
-            frames.receive_data(rest)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, _channel(steps), frames, stream)
-                await self._speak(steps, frames, stream)
-                if _is_cut(steps):
-                    nursery.cancel_scope.cancel()
-                    await trio.aclose_forcefully(stream)
+        async with (
+            raw.open_websocket(self._port, self._target(steps[0]), steps[0]["headers"]) as websocket,
+            trio.open_nursery() as nursery,
+        ):
+            self._compare_heads(steps, websocket.response)
+            nursery.start_soon(self._listen, _channel(steps), websocket)
+            await self._speak(steps, websocket)
+            if _is_cut(steps):
+                nursery.cancel_scope.cancel()
 
-    async def _open(self, steps: list[Step], stream: trio.SocketStream) -> bytes:
-        """The opening handshake; gives what the server sent after it."""
-        key = base64.b64encode(secrets.token_bytes(16))
-        protocol = h11.Connection(h11.CLIENT)
-        headers = [(k, key.decode() if v == "$KEY" else v) for k, v in self._headers(steps[0])]
-        await stream.send_all(protocol.send(self._head(steps[0], headers)) or b"")
-        protocol.send(h11.EndOfMessage())
-        response = await _next_event(protocol, stream)
-        assert isinstance(response, h11.InformationalResponse), f"{steps[0]}: refused with {response!r}"
-        self._compare_heads(steps, response)
-        assert dict(response.headers)[b"sec-websocket-accept"] == generate_accept_token(key)
-        return protocol.trailing_data[0]
-
-    async def _speak(self, steps: list[Step], frames: Frames, stream: trio.SocketStream) -> None:
+    async def _speak(self, steps: list[Step], websocket: raw.WebSocket) -> None:
         channel = _channel(steps)
         for index, step in enumerate(steps[1:], start=1):
             if step["from"] == "server":
@@ -254,27 +210,16 @@ class _Replay:
             elif step.get("data") == UPGRADE:
                 with trio.fail_after(PATIENCE):
                     await self._polls[channel[0]].wait()
-            await stream.send_all(frames.send(_frame(step)))
+            if step["kind"] == "ws-close":
+                await websocket.close(step["code"])
+            else:
+                await websocket.send(step["data"] if step["kind"] == "text" else base64.b64decode(step["data"]))
 
-    async def _listen(self, channel: Channel, frames: Frames, stream: trio.SocketStream) -> None:
+    async def _listen(self, channel: Channel, websocket: raw.WebSocket) -> None:
         """Compare what comes until the server's close frame."""
-        text, binary = "", b""
-        with trio.fail_after(PATIENCE * 3):
-            while True:
-                for event in frames.events():
-                    if isinstance(event, CloseConnection):
-                        self._hear(channel, f"close {event.code}")
-                        return
-                    if isinstance(event, TextMessage):
-                        text += event.data
-                    elif isinstance(event, BytesMessage):
-                        binary += event.data
-                    if isinstance(event, Message) and event.message_finished:
-                        self._hear(channel, text if isinstance(event, TextMessage) else _binary(binary))
-                        text, binary = "", b""
-                data = await stream.receive_some()
-                assert data, f"{channel}: the server hung up without a close frame"
-                frames.receive_data(data)
+        while not isinstance(message := await websocket.receive(within=3 * PATIENCE), raw.Closed):
+            self._hear(channel, message if isinstance(message, str) else _binary(message))
+        self._hear(channel, f"close {message.code}")
 
 
 def _is_cut(steps: list[Step]) -> bool:
@@ -304,17 +249,5 @@ def _binary(data: bytes) -> str:
     return f"binary {base64.b64encode(data).decode()}"
 
 
-def _frame(step: Step) -> Event:
-    """What the client sends for a recorded step."""
-    if step["kind"] == "text":
-        return TextMessage(data=step["data"])
-    if step["kind"] == "binary":
-        return BytesMessage(data=base64.b64decode(step["data"]))
-    return CloseConnection(code=CloseReason(step["code"]))
-
-
-async def _next_event(protocol: h11.Connection, stream: trio.SocketStream) -> object:
-    with trio.fail_after(PATIENCE):
-        while (event := protocol.next_event()) is h11.NEED_DATA:
-            protocol.receive_data(bytes(await stream.receive_some()))
-    return event
+def _body(step: Step) -> str:
+    return SEPARATOR.join(step.get("packets", ()))
