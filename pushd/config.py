@@ -85,6 +85,16 @@ class Config(BaseModel):
         )
 
 
+_DEFAULTS = Config()
+_REDIS_ONLY = (
+    ("store", "prefix"),
+    ("store", "partitions"),
+    ("store", "wait_replicas"),
+    ("node", "lease"),
+    ("node", "refresh"),
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loaded:
     """A configuration, and where its values came from."""
@@ -247,9 +257,9 @@ def _check_store(config: Config) -> Iterator[_Finding]:
         yield _Finding(("store.url",), f"the directory {folder} does not exist")
     elif not os.access(folder, os.W_OK):
         yield _Finding(("store.url",), f"the directory {folder} cannot be written to")
-    for name, default in (("prefix", "pushd"), ("partitions", 1), ("wait_replicas", 0)):
-        if getattr(store, name) != default:
-            yield _Finding((f"store.{name}", "store.url"), "has a meaning only with a Redis store")
+    for section, name in _REDIS_ONLY:
+        if getattr(getattr(config, section), name) != getattr(getattr(_DEFAULTS, section), name):
+            yield _Finding((f"{section}.{name}", "store.url"), "has a meaning only with a Redis store")
     if config.node.workers > 1:
         yield _Finding(("node.workers", "store.url"), "SQLite serves one process: more workers need a Redis store")
 
@@ -276,7 +286,7 @@ def _check_auth(config: Config) -> Iterator[_Finding]:
 
 
 def _check_times(config: Config) -> Iterator[_Finding]:
-    heartbeat, protocol, node = config.heartbeat, config.protocol, config.node
+    heartbeat, protocol = config.heartbeat, config.protocol
     silence = protocol.ping_interval + protocol.ping_timeout + heartbeat.interval
     if heartbeat.stale_after <= silence:
         yield _Finding(
@@ -284,8 +294,6 @@ def _check_times(config: Config) -> Iterator[_Finding]:
             f"must be more than protocol.ping_interval + protocol.ping_timeout + heartbeat.interval = {silence:g}, "
             "or living devices would be called offline",
         )
-    if node.lease < 2 * node.refresh:
-        yield _Finding(("node.lease", "node.refresh"), f"must be at least twice node.refresh = {node.refresh:g}")
     if config.delivery.window > config.limits.pending_acks:
         yield _Finding(
             ("delivery.window", "limits.pending_acks"),

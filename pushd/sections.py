@@ -299,9 +299,11 @@ class Node(Section):
     name: Annotated[str, AfterValidator(_matching(r"[A-Za-z0-9._~@-]{0,64}", "must be letters, digits, . _ ~ @ -"))] = (
         Field(default="", description="name in status entries and metrics; empty: the host's name")
     )
-    workers: Count = Field(default=1, description="processes that serve devices (more than 1 needs Redis)")
-    lease: Seconds = Field(default=15.0, description="seconds after which a node that is not heard of is dead")
-    refresh: Seconds = Field(default=5.0, description="seconds between renewals of the lease")
+    workers: Count = Field(default=1, description="processes that serve devices (more than 1: Redis only)")
+    lease: Seconds = Field(
+        default=15.0, description="seconds after which a node that is not heard of is dead (Redis only)"
+    )
+    refresh: Seconds = Field(default=5.0, description="seconds between renewals of the lease (Redis only)")
     drain: Seconds = Field(default=10.0, description="seconds that SIGTERM gives to open connections")
 
 

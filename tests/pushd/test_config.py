@@ -145,7 +145,7 @@ ONE_MISTAKE = [
     ('[store]\nurl = "sqlite:////no/such/pushd.db"', "store.url: the directory /no/such does not exist (FILE)"),
     ("[store]\npartitions = 4", "store.partitions: has a meaning only with a Redis store (FILE)"),
     ("[node]\nworkers = 2", "node.workers: SQLite serves one process: more workers need a Redis store (FILE)"),
-    ("[node]\nlease = 9", "node.lease: must be at least twice node.refresh = 5 (FILE)"),
+    ("[node]\nlease = 9", "node.lease: has a meaning only with a Redis store (FILE)"),
     ('[auth]\nkind = "http"', "auth.http.url: is required with auth.kind http (FILE)"),
     ('[auth]\nkind = "custom"', "auth.custom.factory: is required with auth.kind custom (FILE)"),
     ('[auth]\nkind = "hmac"', "auth.hmac.secret: is required with the algorithm HS256 (FILE)"),
