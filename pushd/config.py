@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from engineio_trio.settings import Settings
+from engineio_trio import Settings
 from pushd import sections
 from pushd.errors import ConfigError
 from pushd.keys import read_tokens, verification_keys

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from engineio_trio.settings import Settings
+from engineio_trio import Settings
 from pushd.config import Config, load, read
 from pushd.errors import ConfigError
 from pushd.layers import FLAGS, options
