@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pushd.store.sqlite.transaction import Context, Transaction
 from pushd.store.sqlite.worker import Worker
 
 STEP = 500  # rows in one transaction of a long job: bounds how long others wait behind it
+SWITCH_INTERVAL = 0.0005  # seconds
 
 log = logging.getLogger("pushd")
 
@@ -33,13 +35,28 @@ log = logging.getLogger("pushd")
 @contextlib.asynccontextmanager
 async def open_sqlite(path: Path | None, context: Context, clock: Callable[[], float]) -> AsyncIterator["SqliteStore"]:
     """A store on a file (None: in memory) for this process alone; see `open_store`."""
-    with schema.own(path) if path else contextlib.nullcontext():
+    with schema.own(path) if path else contextlib.nullcontext(), _brisk_threads():
         store = SqliteStore(path, context, clock)
         try:
             await store.open()
             yield store
         finally:
             await store.aclose()
+
+
+@contextlib.contextmanager
+def _brisk_threads() -> Iterator[None]:
+    """Let threads take turns ten times as often as usual, as long as a store is open.
+
+    A worker gives the interpreter up at every statement. Beside a busy Trio thread it then waited a whole switch
+    interval for each: measured, 300 ms for one write at the usual 5 ms, 1 ms at 0.5 ms.
+    """
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(usual, SWITCH_INTERVAL))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 class Staleness:

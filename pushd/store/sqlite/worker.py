@@ -65,32 +65,31 @@ class Worker:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._room = trio.Semaphore(CAPACITY)
         self._opened = trio.Event()
-        self._closing = False
+        self._closed = trio.Event()
+        self._usable = False
         self._last = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._main, name=f"pushd store ({begin})")
 
     async def open(self) -> None:
-        """Start the thread and connect; raises what `connect` raised. Not cancelled halfway: it is bounded."""
+        """Start the thread and connect. Raises what `connect` raised, or StoreUnavailable. Shielded: it is bounded."""
         self._token = trio.lowlevel.current_trio_token()
         self._thread.start()
         with trio.CancelScope(shield=True):
             await self._opened.wait()
         if self._failure is not None:
             self._thread.join()
-            self._closing = True
             raise self._failure
+        self._usable = True
 
     async def aclose(self) -> None:
         """Finish what is queued, close the connection, join the thread. Shielded: the disk bounds it."""
-        if self._closing:
+        if not self._usable:
             return
-        self._closing = True
-        closed = trio.Event()
-        self._closed = closed
+        self._usable = False
         self._queue.put(None)
         with trio.CancelScope(shield=True):
-            await closed.wait()
+            await self._closed.wait()
         self._thread.join()
 
     async def run(self, operation: Callable[[Transaction], T]) -> T:
@@ -103,9 +102,9 @@ class Worker:
             self._room.acquire_nowait()
         except trio.WouldBlock:
             await self._room.acquire()
-        if self._closing:
+        if not self._usable:
             self._room.release()
-            raise StoreUnavailable("the store has been closed")
+            raise StoreUnavailable("the store is closed")
         job = Job(operation, trio.lowlevel.current_task())
 
         def abandon(_: Callable[[], None]) -> trio.lowlevel.Abort:
@@ -114,12 +113,10 @@ class Worker:
 
         self._queue.put(job)
         await trio.lowlevel.wait_task_rescheduled(abandon)
-        if job.error is None:
-            result: T = job.result
-            return result
-        if _is_outage(job.error):
-            raise StoreUnavailable(_explain(job.error)) from job.error
-        raise job.error
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
 
     def _deliver(self, batch: list[Job]) -> None:
         """In the Trio thread: tell the world, then let the callers go on."""
@@ -136,7 +133,7 @@ class Worker:
         try:
             self._db = self._connect()
         except Exception as error:  # noqa: BLE001 - the thread's edge: `open` raises it
-            self._failure = error
+            self._failure = _unavailable(error) if _is_outage(error) else error
             self._token.run_sync_soon(self._opened.set)
             return
         self._token.run_sync_soon(self._opened.set)
@@ -188,7 +185,7 @@ class Worker:
         try:
             job.result = job.operation(job.transaction)
         except Exception as error:  # noqa: BLE001 - the thread's edge: `run` raises it in the caller's task
-            job.error = error
+            job.error = _unavailable(error) if _is_outage(error) else error
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK TO job")
         if self._db.in_transaction:
@@ -196,7 +193,7 @@ class Worker:
 
     def _abort(self, todo: list[Job], error: sqlite3.Error) -> None:
         for job in todo:  # those with an error of their own too: it may rest on what is now undone
-            job.error = error
+            job.error = _unavailable(error)
         if self._db.in_transaction:
             try:
                 self._db.execute("ROLLBACK")
@@ -207,6 +204,12 @@ class Worker:
 def _is_outage(error: Exception) -> bool:
     """Is it the database's state (locked, full, unreadable) rather than a mistake of the operation?"""
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    unavailable = StoreUnavailable(_explain(error))
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def _explain(error: Exception) -> str:
