@@ -4,7 +4,7 @@ As there, the server echoes every message, pings each 300 ms and waits 200 ms fo
 """
 
 import json
-from functools import partial
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,20 +12,21 @@ import trio
 
 from engineio_trio import EngineServer, Session, Settings
 from tests.wire.raw import Closed, Refused, Response, WebSocket, open_websocket, request
+from tests.wire.twin import serving
 
 POLLING = "/engine.io/?EIO=4&transport=polling"
 WEBSOCKET = "/engine.io/?EIO=4&transport=websocket"
 
 
 @pytest.fixture
-async def port(nursery: trio.Nursery) -> int:
+async def port() -> AsyncIterator[int]:
     async def echo(session: Session) -> None:
         async for message in session:
             session.send(message)
 
     server = EngineServer(echo, Settings(ping_interval=0.3, ping_timeout=0.2, max_payload=1_000_000, cors_origins="*"))
-    [(_host, number, *_)] = await nursery.start(partial(server.serve, host="127.0.0.1", port=0))
-    return int(number)
+    async with serving(server) as number:
+        yield number
 
 
 def opened(packet: Any) -> dict[str, Any]:

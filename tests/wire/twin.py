@@ -1,6 +1,6 @@
 """js/reference.mjs on our own library: the same events, namespaces and answers. Change both together.
 
-`twin(**settings)` makes the server; `twin_server(**settings)` runs it on a free port.
+`twin(**settings)` makes the server, `serving(server)` runs one on a free port, `twin_server(**settings)` does both.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from engineio_trio import AckTimeout, ConnectRefused, Settings, SocketServer
+from engineio_trio import AckTimeout, ConnectRefused, EngineServer, Settings, SocketServer
 
 
 def twin(**settings: Any) -> SocketServer:
@@ -86,9 +86,14 @@ def _serve(server: SocketServer, name: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def twin_server(**settings: Any) -> AsyncIterator[int]:
-    """The twin, serving on a free port of 127.0.0.1 as long as the block lasts; gives the port."""
+async def serving(server: SocketServer | EngineServer) -> AsyncIterator[int]:
+    """A server on a free port of 127.0.0.1, as long as the block lasts; gives the port."""
     async with trio.open_nursery() as nursery:
-        bound = await nursery.start(partial(twin(**settings).serve, host="127.0.0.1", port=0))
+        bound = await nursery.start(partial(server.serve, host="127.0.0.1", port=0))
         yield bound[0][1]
         nursery.cancel_scope.cancel()
+
+
+def twin_server(**settings: Any) -> contextlib.AbstractAsyncContextManager[int]:
+    """The twin with these settings, serving; gives the port."""
+    return serving(twin(**settings))
