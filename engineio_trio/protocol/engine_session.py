@@ -32,7 +32,7 @@ class Action(enum.Enum):
     NOTHING = "nothing"  # a pong, or a noop
     DELIVER = "deliver"  # packet.data is a message for the application
     ANSWER_PROBE = "answer probe"  # send "3probe" on the probe, and "6" on a waiting poll
-    UPGRADE = "upgrade"  # the probe is now the current transport: discard polling, flush, go on
+    UPGRADE = "upgrade"  # server: the probe is the current transport now. Client: let polling rest, then send "5"
     ANSWER_PING = "answer ping"  # send "3" and the ping's data
     CLOSE = "close"  # the peer said "1"
 
@@ -75,9 +75,13 @@ TRANSITIONS: dict[int, Table] = {
     3: _table(PacketType.PING, Action.ANSWER_PING),
 }
 
-CLIENT_TRANSITIONS: dict[State, Row] = {
-    State.OPEN: _session(State.OPEN, {PacketType.PING: (Action.ANSWER_PING, State.OPEN)}),
-    State.CLOSED: {},
+CLIENT_TRANSITIONS: Table = {
+    (State.OPEN, Door.CURRENT): _session(State.OPEN, {PacketType.PING: (Action.ANSWER_PING, State.OPEN)}),
+    (State.OPEN, Door.PROBE): {PacketType.PONG: (Action.UPGRADE, State.PROBING)},
+    (State.PROBING, Door.CURRENT): _session(State.PROBING, {PacketType.PING: (Action.ANSWER_PING, State.PROBING)}),
+    (State.PROBING, Door.PROBE): {},
+    (State.CLOSED, Door.CURRENT): {},
+    (State.CLOSED, Door.PROBE): {},
 }
 
 
@@ -170,7 +174,7 @@ class ClientEngineSession:
     """The client's side of one session of revision 4, after `open_` was received at `now`.
 
     `deadline` is when the server is taken for dead: ping interval and timeout after its last ping, for nothing but a
-    ping shows that its heart beats. A probe is the caller's own: its packets do not come here.
+    ping shows that its heart beats. `state` is where the session is.
     """
 
     __slots__ = ("_patience", "deadline", "state")
@@ -180,14 +184,15 @@ class ClientEngineSession:
         self.state = State.OPEN
         self.deadline = now + self._patience
 
-    def receive(self, packet: Packet, now: float) -> Action:
-        """What to do for this packet of the server: DELIVER, ANSWER_PING, CLOSE, or NOTHING.
+    def receive(self, packet: Packet, door: Door, now: float) -> Action:
+        """What to do for this packet of the server: DELIVER, ANSWER_PING, CLOSE, NOTHING; UPGRADE on Door.PROBE.
 
-        Raises RemoteProtocolError that names state and packet.
+        After UPGRADE say `upgraded` or `probe_failed`. Raises RemoteProtocolError that names state and
+        packet. On Door.CURRENT it ends the session; on Door.PROBE it costs that WebSocket only.
         """
-        cell = CLIENT_TRANSITIONS[self.state].get(packet.type)
-        if cell is None:
-            raise _not_allowed(packet, f"from the server in a session that is {self.state.value}")
+        cell = CLIENT_TRANSITIONS[self.state, door].get(packet.type)
+        if cell is None or (cell[0] is Action.UPGRADE and packet.data != "probe"):
+            raise _not_allowed(packet, f"from the server on the {door.value} transport in state {self.state.value}")
         action, self.state = cell
         if action is Action.ANSWER_PING:
             self.deadline = now + self._patience
@@ -201,6 +206,18 @@ class ClientEngineSession:
             return Due.NOTHING
         self.close()
         return Due.TIMED_OUT
+
+    def upgraded(self) -> None:
+        """UPGRADE has been sent on the probe: it carries the session from now on."""
+        self._end_probe()
+
+    def probe_failed(self) -> None:
+        """The WebSocket that wanted to take over is gone: the session goes on as it was."""
+        self._end_probe()
+
+    def _end_probe(self) -> None:
+        if self.state is State.PROBING:
+            self.state = State.OPEN
 
     def close(self) -> None:
         """This side closes the session."""

@@ -1,5 +1,7 @@
 """The Socket.IO side of one connection as a state machine: which namespaces are joined, which acks are awaited.
 
+The server's table and the client's; the books are the same.
+
 Socket.IO protocol v5, "Exchange protocol". Acknowledgement ids count up over the whole connection and are never used
 again, so a late answer cannot be taken for another's.
 """
@@ -8,16 +10,16 @@ import dataclasses
 import enum
 
 from engineio_trio.errors import CloseReason, LocalProtocolError, RemoteProtocolError
-from engineio_trio.protocol.socket import MAX_ACK_ID, Ack, Connect, Disconnect, Event, SocketPacket
+from engineio_trio.protocol.socket import MAX_ACK_ID, Ack, Connect, ConnectError, Disconnect, Event, SocketPacket
 
 
 class NamespaceState(enum.Enum):
     """How far a peer is with one namespace."""
 
     ABSENT = "absent"
-    CONNECTING = "connecting"  # the connect handler runs
+    CONNECTING = "connecting"  # the connect handler runs; the client awaits its verdict
     CONNECTED = "connected"
-    LEFT = "left"  # the server has disconnected it; what the client sent before it knew is still on its way
+    LEFT = "left"  # this side has disconnected it; what the peer sent before it knew is still on its way
 
 
 class Step(enum.Enum):
@@ -26,12 +28,16 @@ class Step(enum.Enum):
     ASK = "ask"  # run the connect handler, then accepted() or refused()
     EVENT = "event"
     ACK = "ack"  # an awaited one; it is awaited no more
-    LEAVE = "leave"  # the client disconnects the namespace
+    LEAVE = "leave"  # the peer disconnects the namespace
+    JOINED = "joined"  # the server has let this client in
+    REFUSED = "refused"  # the server has not
     IGNORE = "ignore"
 
 
+Table = dict[NamespaceState, dict[type[SocketPacket], tuple[Step, NamespaceState]]]
+
 # A missing cell is the error.
-TRANSITIONS: dict[NamespaceState, dict[type[SocketPacket], tuple[Step, NamespaceState]]] = {
+TRANSITIONS: Table = {
     NamespaceState.ABSENT: {
         Connect: (Step.ASK, NamespaceState.CONNECTING),
     },
@@ -49,6 +55,20 @@ TRANSITIONS: dict[NamespaceState, dict[type[SocketPacket], tuple[Step, Namespace
     },
 }
 
+CLIENT_TRANSITIONS: Table = {
+    NamespaceState.ABSENT: {},
+    NamespaceState.CONNECTING: {
+        Connect: (Step.JOINED, NamespaceState.CONNECTED),
+        ConnectError: (Step.REFUSED, NamespaceState.ABSENT),
+    },
+    NamespaceState.CONNECTED: TRANSITIONS[NamespaceState.CONNECTED],
+    NamespaceState.LEFT: {
+        Event: (Step.IGNORE, NamespaceState.LEFT),
+        Ack: (Step.IGNORE, NamespaceState.LEFT),
+        Disconnect: (Step.IGNORE, NamespaceState.ABSENT),
+    },
+}
+
 _BUSY = frozenset({NamespaceState.CONNECTING, NamespaceState.CONNECTED})
 
 
@@ -59,15 +79,16 @@ class _Namespace:
 
 
 class SocketSession:
-    """The namespaces of one connection, as the server sees them.
+    """The namespaces of one connection, by the server's table or by the client's.
 
     At most `max_namespaces` are connecting or connected at a time, and at most `max_pending_acks` acknowledgements are
     awaited in each.
     """
 
-    __slots__ = ("_joined_any", "_last_ack", "_max_namespaces", "_max_pending_acks", "_namespaces")
+    __slots__ = ("_joined_any", "_last_ack", "_max_namespaces", "_max_pending_acks", "_namespaces", "_table")
 
-    def __init__(self, *, max_namespaces: int, max_pending_acks: int) -> None:
+    def __init__(self, *, max_namespaces: int, max_pending_acks: int, table: Table = TRANSITIONS) -> None:
+        self._table = table
         self._max_namespaces = max_namespaces
         self._max_pending_acks = max_pending_acks
         self._namespaces: dict[str, _Namespace] = {}  # those that are not ABSENT
@@ -75,12 +96,12 @@ class SocketSession:
         self._joined_any = False
 
     def receive(self, packet: SocketPacket) -> Step:
-        """What to do for this packet of the client.
+        """What to do for this packet of the peer.
 
         Raises RemoteProtocolError that names state and packet; for more than `max_namespaces` its reason is POLICY.
         """
         state = self.state(packet.namespace)
-        cell = TRANSITIONS[state].get(type(packet))
+        cell = self._table[state].get(type(packet))
         if cell is None:
             kind = type(packet).__name__
             raise RemoteProtocolError(
@@ -94,6 +115,12 @@ class SocketSession:
         self._enter(packet.namespace, next_state)
         return step
 
+    def asked(self, namespace: str) -> None:
+        """A client: it asks for the namespace, and awaits Step.JOINED or Step.REFUSED."""
+        if self.state(namespace) is not NamespaceState.ABSENT:
+            raise LocalProtocolError(f"namespace {namespace!r} is {self.state(namespace).value} already")
+        self._enter(namespace, NamespaceState.CONNECTING)
+
     def accepted(self, namespace: str) -> None:
         """The connect handler let the client in."""
         self._expect(namespace, NamespaceState.CONNECTING)
@@ -106,7 +133,7 @@ class SocketSession:
         self._enter(namespace, NamespaceState.ABSENT)
 
     def left(self, namespace: str) -> None:
-        """The server disconnects the namespace. Acknowledgements that were awaited there are so no more."""
+        """This side disconnects the namespace. Acknowledgements that were awaited there are so no more."""
         self._expect(namespace, NamespaceState.CONNECTED)
         self._enter(namespace, NamespaceState.LEFT)
         gone = [name for name, entry in self._namespaces.items() if entry.state is NamespaceState.LEFT]

@@ -1,6 +1,7 @@
 """The Engine.IO session: every cell of its tables, and its one deadline."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -206,38 +207,62 @@ def client() -> ClientEngineSession:
     return ClientEngineSession(Open("s", (), INTERVAL, TIMEOUT, 1000), 0.0)
 
 
-CLIENT_LEGAL = {
-    PacketType.MESSAGE: (Action.DELIVER, State.OPEN),
-    PacketType.PING: (Action.ANSWER_PING, State.OPEN),
-    PacketType.NOOP: (Action.NOTHING, State.OPEN),
-    PacketType.CLOSE: (Action.CLOSE, State.CLOSED),
-}
-
-
-@pytest.mark.parametrize("state", [State.OPEN, State.CLOSED])
-@pytest.mark.parametrize("type_", PacketType)
-def test_every_cell_of_the_client(state: State, type_: PacketType) -> None:
+def client_in(state: State) -> ClientEngineSession:
     made = client()
-    if state is State.CLOSED:
+    if state is State.PROBING:
+        assert made.receive(Packet(PacketType.PONG, "probe"), Door.PROBE, 0) is Action.UPGRADE
+    elif state is State.CLOSED:
         made.close()
-    legal = CLIENT_LEGAL.get(type_) if state is State.OPEN else None
+    assert made.state is state
+    return made
+
+
+CLIENT_LEGAL = {
+    (state, Door.CURRENT, PacketType[packet]): (Action[action], State.CLOSED if packet == "CLOSE" else state)
+    for state in (State.OPEN, State.PROBING)
+    for packet, action in (_OPEN | {"PING": "ANSWER_PING"}).items()
+} | {(State.OPEN, Door.PROBE, PacketType.PONG): (Action.UPGRADE, State.PROBING)}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("door", Door)
+@pytest.mark.parametrize("type_", PacketType)
+def test_every_cell_of_the_client(state: State, door: Door, type_: PacketType) -> None:
+    made = client_in(state)
+    legal = CLIENT_LEGAL.get((state, door, type_))
+    packet = Packet(type_, "probe" if door is Door.PROBE else "")
     if legal is None:
         with pytest.raises(RemoteProtocolError, match=f"{type_.name}.*{state.value}"):
-            made.receive(Packet(type_), 1.0)
+            made.receive(packet, door, 1.0)
     else:
-        assert (made.receive(Packet(type_), 1.0), made.state) == legal
+        assert (made.receive(packet, door, 1.0), made.state) == legal
 
 
-def test_table_of_the_client_has_its_two_states() -> None:
-    assert set(CLIENT_TRANSITIONS) == {State.OPEN, State.CLOSED}
+def test_table_of_the_client_has_every_state_and_door() -> None:
+    assert set(CLIENT_TRANSITIONS) == {(state, door) for state in State for door in Door}
+
+
+def test_client_takes_only_the_answer_to_its_own_probe() -> None:
+    with pytest.raises(RemoteProtocolError, match="PONG with 'prove'"):
+        client().receive(Packet(PacketType.PONG, "prove"), Door.PROBE, 1.0)
+
+
+@pytest.mark.parametrize("settle", [ClientEngineSession.upgraded, ClientEngineSession.probe_failed])
+def test_client_is_open_again_after_its_probe(settle: Callable[[ClientEngineSession], None]) -> None:
+    made = client_in(State.PROBING)
+    settle(made)
+    assert made.state is State.OPEN
+    made.close()
+    settle(made)
+    assert made.state is State.CLOSED
 
 
 def test_only_a_ping_keeps_the_client() -> None:
     made = client()
     assert made.deadline == 45
-    made.receive(PING, 30)
+    made.receive(PING, Door.CURRENT, 30)
     assert made.deadline == 75
-    made.receive(MESSAGE, 74)
+    made.receive(MESSAGE, Door.CURRENT, 74)
     assert made.on_deadline(74.9) is Due.NOTHING
     assert made.on_deadline(75) is Due.TIMED_OUT
     assert (made.state, made.deadline) == (State.CLOSED, math.inf)
@@ -245,6 +270,6 @@ def test_only_a_ping_keeps_the_client() -> None:
 
 def test_client_that_was_closed_waits_for_nothing() -> None:
     made = client()
-    made.receive(Packet(PacketType.CLOSE), 1)
+    made.receive(Packet(PacketType.CLOSE), Door.CURRENT, 1)
     assert made.deadline == math.inf
     assert made.on_deadline(1000) is Due.NOTHING

@@ -2,11 +2,17 @@
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engineio_trio.errors import CloseReason, LocalProtocolError, RemoteProtocolError
 from engineio_trio.protocol.socket import MAX_ACK_ID, Ack, Connect, ConnectError, Disconnect, Event, SocketPacket
-from engineio_trio.protocol.socket_session import TRANSITIONS, NamespaceState, SocketSession, Step
+from engineio_trio.protocol.socket_session import (
+    CLIENT_TRANSITIONS,
+    TRANSITIONS,
+    NamespaceState,
+    SocketSession,
+    Step,
+)
 
 ABSENT, CONNECTING, CONNECTED, LEFT = NamespaceState
 
@@ -145,6 +151,15 @@ def test_ack_is_taken_once() -> None:
     assert made.receive(Ack(0, (), "/a")) is Step.IGNORE
 
 
+def test_ack_is_awaited_whatever_comes_before_it() -> None:
+    made = session_in(CONNECTED)
+    assert made.receive(Event("e", (), "/a")) is Step.EVENT
+    assert made.receive(Ack(7, (), "/a")) is Step.IGNORE
+    made.next_ack("/a")
+    assert made.receive(Ack(1, (), "/a")) is Step.ACK
+    assert made.receive(Ack(0, (), "/a")) is Step.ACK
+
+
 def test_ack_that_nobody_awaits_is_ignored() -> None:
     made = session_in(CONNECTED)
     assert made.receive(Ack(1, (), "/a")) is Step.IGNORE
@@ -233,6 +248,13 @@ class AnyConversation(RuleBasedStateMachine):
             assert (step is Step.ACK) == ((name, id) in self.awaited)
             self.awaited.discard((name, id))
 
+    @precondition(lambda self: self.awaited)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        name, id = data.draw(st.sampled_from(sorted(self.awaited)))
+        assert self.session.receive(Ack(id, (), name)) is Step.ACK
+        self.awaited.remove((name, id))
+
     @rule(name=names, act=st.sampled_from(["accepted", "refused", "left"]))
     def decide(self, name: str, act: str) -> None:
         try:
@@ -258,3 +280,50 @@ class AnyConversation(RuleBasedStateMachine):
 
 
 TestAnyConversation = AnyConversation.TestCase
+
+
+# The client's side
+
+
+def client_in(state: NamespaceState) -> SocketSession:
+    """With an ack of id 0 awaited, where one can be."""
+    made = SocketSession(max_namespaces=1, max_pending_acks=10, table=CLIENT_TRANSITIONS)
+    if state is not ABSENT:
+        made.asked("/a")
+    if state in (CONNECTED, LEFT):
+        assert made.receive(Connect("/a", {"sid": "x"})) is Step.JOINED
+        assert made.next_ack("/a") == 0
+    if state is LEFT:
+        made.left("/a")
+    assert made.state("/a") is state
+    return made
+
+
+CLIENT_LEGAL = {
+    (CONNECTING, Connect): (Step.JOINED, CONNECTED),
+    (CONNECTING, ConnectError): (Step.REFUSED, ABSENT),
+    (CONNECTED, Event): (Step.EVENT, CONNECTED),
+    (CONNECTED, Ack): (Step.ACK, CONNECTED),
+    (CONNECTED, Disconnect): (Step.LEAVE, ABSENT),
+    (LEFT, Event): (Step.IGNORE, LEFT),
+    (LEFT, Ack): (Step.IGNORE, LEFT),
+    (LEFT, Disconnect): (Step.IGNORE, ABSENT),
+}
+
+
+@pytest.mark.parametrize("state", NamespaceState)
+@pytest.mark.parametrize("kind", PACKETS)
+def test_every_cell_of_the_client(state: NamespaceState, kind: type[SocketPacket]) -> None:
+    made = client_in(state)
+    legal = CLIENT_LEGAL.get((state, kind))
+    if legal is None:
+        with pytest.raises(RemoteProtocolError, match=f"{kind.__name__}.*'/a'.*{state.value}"):
+            made.receive(PACKETS[kind])
+    else:
+        assert (made.receive(PACKETS[kind]), made.state("/a")) == legal
+
+
+def test_client_asks_once() -> None:
+    made = client_in(CONNECTING)
+    with pytest.raises(LocalProtocolError, match="connecting already"):
+        made.asked("/a")
