@@ -127,7 +127,8 @@ async def test_a_kick_of_a_newer_epoch_is_not_for_an_old_message(mock_clock: Clo
 
 
 async def test_a_token_that_expires_ends_the_connection(mock_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "time", lambda begin=trio.current_time(): 1e9 + trio.current_time() - begin)
+    begin = trio.current_time()
+    monkeypatch.setattr(time, "time", lambda: 1e9 + trio.current_time() - begin)
     async with open_world(mock_clock) as world:
         _, peer = await world.login(expires=1e9 + 60)
         await world.pass_time(59)

@@ -1,4 +1,4 @@
-"""The downlink: order, window, acknowledgements, sending again, and a store that goes away meanwhile (I1, I2, F16-F20)."""
+"""The downlink: order, window, acknowledgements, sending again, and a store that goes away (I1, I2, F16-F20)."""
 
 import trio.testing
 
