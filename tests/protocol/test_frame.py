@@ -82,8 +82,8 @@ LEGAL = {
     "7.1.4 text after close is ignored": close(1000) + frame(FIN | TEXT, b"x"),
     "7.1.6 rubbish after close is ignored": close(1000) + b"\xff" * 300,
     **{
-        f"7.7 close {code}": close(code)
-        for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999)
+        f"7.7, 7.13 close {code}": close(code)
+        for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999)
     },
 }
 
@@ -110,7 +110,7 @@ ILLEGAL = {
     "7.5 fragmented close": frame(CLOSE),
     **{
         f"7.9 close {code}": close(code)
-        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
+        for code in (0, 999, 1004, 1005, 1006, 1014, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
     },
     "RFC 5.1 not masked": b"\x81\x05Hello",
     "RFC 5.1 ping not masked": b"\x89\x00",

@@ -53,8 +53,8 @@ def test_depth_is_counted_outside_strings_only(value: Any, limit: int) -> None:
     [
         "[" * 500_000,
         '{"a":' * 200_000,
-        '"' + '\\"' * 500_000,  # a string that never ends, full of quotes
-        '["' + "\\" * 500_001,
+        "[" * 100 + '"' + '\\"' * 500_000,  # a string that never ends, full of quotes
+        "[" * 100 + '"' + "\\" * 500_001,
         '"' * 500_001 + "[" * 100,
         "[" * 100 + "]" * 500_000,
     ],
