@@ -1,10 +1,10 @@
 """One peer: its Engine.IO session, what is queued for it, its nursery, and the one `close(reason)`.
 
 A connection is run by one task, which is also its reader. Beside it stand a writer, and a handler task once an
-`async def` handler is needed. The transport may change under it (an upgrade); the connection stays.
+`async def` handler is needed. The transport may change under it (an upgrade); the connection stays. A client's
+connection is the same thing with the other state machine.
 """
 
-import secrets
 from typing import Protocol
 
 import trio
@@ -13,7 +13,7 @@ from engineio_trio.errors import CloseReason, Disconnected, RemoteProtocolError
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Open, Packet, PacketType
-from engineio_trio.protocol.engine_session import Action, Door, Due, EngineSession
+from engineio_trio.protocol.engine_session import Action, ClientEngineSession, Door, Due, EngineSession
 from engineio_trio.server.handlers import HandlerQueue
 from engineio_trio.server.outbox import Outbox, OutboxFull
 from engineio_trio.settings import Settings
@@ -63,7 +63,7 @@ class Application(Protocol):
 class Connection:
     """One Engine.IO session, alive from its handshake until `closed`.
 
-    `sid` is the secret by which its requests are known (128 bits from `secrets`, never taken from the peer).
+    `sid` is the secret by which its requests are known; `engine` is the state machine of this side.
     """
 
     __slots__ = (
@@ -71,30 +71,32 @@ class Connection:
         "settings", "sid", "transport",
     )  # fmt: skip
 
-    def __init__(self, handshake: Handshake, settings: Settings, transport: Transport, revision: int) -> None:
-        now = trio.current_time()
-        self.sid = secrets.token_urlsafe(18)
+    def __init__(
+        self,
+        *,
+        sid: str,
+        engine: EngineSession | ClientEngineSession,
+        handshake: Handshake,
+        settings: Settings,
+        transport: Transport,
+        revision: int,
+    ) -> None:
+        self.sid = sid
+        self.engine = engine
         self.handshake = handshake
         self.settings = settings
         self.transport = transport
         self.revision = revision
-        self.engine = EngineSession(
-            ping_interval=settings.ping_interval,
-            ping_timeout=settings.ping_timeout,
-            now=now,
-            revision=revision,
-            upgradable=isinstance(transport, PollingTransport),
-        )
         self.outbox = Outbox(settings.outbox_bytes)
         self.handlers = HandlerQueue(settings.handler_queue)
         self.application: Application
-        self.seen = now
+        self.seen = trio.current_time()
         self.reason: CloseReason | None = None
         self.closed = trio.Event()
         self._reading = trio.CancelScope()
 
     def open(self, application: Application) -> None:
-        """Say OPEN and let the application begin."""
+        """A server's part: say OPEN and let the application begin."""
         self.application = application
         upgrades = ("websocket",) if isinstance(self.transport, PollingTransport) else ()
         settings = self.settings

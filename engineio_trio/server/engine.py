@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from engineio_trio.handshake import Handshake
 from engineio_trio.protocol import payload
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
-from engineio_trio.protocol.engine_session import Action, Door, State
+from engineio_trio.protocol.engine_session import Action, Door, EngineSession, State
 from engineio_trio.server import admission
 from engineio_trio.server.connection import Application, Connection
 from engineio_trio.settings import Settings
@@ -152,7 +153,21 @@ class Engine:
         await self._poll(exchange, connection, polling)
 
     def _begin(self, handshake: Handshake, transport: Transport, revision: int) -> Connection:
-        connection = Connection(handshake, self.settings, transport, revision)
+        settings = self.settings
+        connection = Connection(
+            sid=secrets.token_urlsafe(18),  # 144 bits, and never taken from the peer
+            engine=EngineSession(
+                ping_interval=settings.ping_interval,
+                ping_timeout=settings.ping_timeout,
+                now=trio.current_time(),
+                revision=revision,
+                upgradable=isinstance(transport, PollingTransport),
+            ),
+            handshake=handshake,
+            settings=settings,
+            transport=transport,
+            revision=revision,
+        )
         self.sessions[connection.sid] = connection
         connection.open(self._make_application(connection))
         return connection

@@ -26,7 +26,7 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Handler:
-    """A user's function, and how many arguments it takes after the socket."""
+    """A user's function, and how many of the peer's arguments it takes."""
 
     function: Callable[..., Any]
     kind: Kind
@@ -34,8 +34,11 @@ class Handler:
     most: float
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> "Handler":
-        """Look at a function once, so that calling it needs no looking."""
+    def of(cls, function: Callable[..., Any], given: int = 1) -> "Handler":
+        """Look at a function once, so that calling it needs no looking.
+
+        `given` arguments come from the library before the peer's (the socket).
+        """
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
         )
@@ -46,7 +49,7 @@ class Handler:
             elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 most += 1
                 least += parameter.default is parameter.empty
-        return cls(function, Kind.QUEUED if is_async else Kind.INLINE, max(least - 1, 0), most - 1)
+        return cls(function, Kind.QUEUED if is_async else Kind.INLINE, max(least - given, 0), most - given)
 
     def check(self, event: str, args: tuple[Any, ...]) -> None:
         """Raise RemoteProtocolError if the peer sent more or fewer arguments than the function takes."""

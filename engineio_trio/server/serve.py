@@ -64,6 +64,26 @@ class Service:
             self._serving = 0
             self._stopped.set()
 
+    async def serve_stream(self, stream: trio.abc.Stream, *, remote: str = "") -> None:
+        """Serve one stream that was opened elsewhere (a tunnel, a test) to its end, and close it.
+
+        `remote` is what handshakes call the peer's address. The server must be serving, if only with
+        `serve_listeners([])`: long-polling sessions outlive their streams. Raises RuntimeError if it is not.
+        """
+        if not self._serving:
+            raise RuntimeError("this server is not serving: start serve_listeners([]) first")
+        if self._streams >= self._engine.settings.max_connections:
+            await trio.aclose_forcefully(stream)
+            return
+        self._streams += 1
+        try:
+            with boundary("a connection"):
+                await self._engine.serve_stream(stream, remote)
+        finally:
+            self._streams -= 1
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
     async def shutdown(self, grace: float = 5.0) -> None:
         """Stop accepting, close every connection with SHUTDOWN (clients come back elsewhere), return when all are gone.
 
@@ -90,17 +110,7 @@ class Service:
         await trio.serve_listeners(self._serve_stream, list(listeners), handler_nursery=nursery)
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
-        if self._streams >= self._engine.settings.max_connections:
-            await trio.aclose_forcefully(stream)
-            return
-        self._streams += 1
-        try:
-            with boundary("a connection"):
-                await self._engine.serve_stream(stream, _peer(stream))
-        finally:
-            self._streams -= 1
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(stream)
+        await self.serve_stream(stream, remote=_peer(stream))
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Address:
