@@ -59,6 +59,8 @@ def run(config: Config, ready_file: Path | None = None) -> int:
 async def _main(config: Config, ready_file: Path | None) -> None:
     name = config.node.name or socket.gethostname()
     hub, metrics = Hub(), Metrics()
+    for number in SIGNALS:  # what Trio restores at the end: a signal that comes too late must not spoil a clean exit
+        signal.signal(number, signal.SIG_IGN)
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with (
             _listening(config) as listeners,
