@@ -7,8 +7,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from engineio_trio import ConnectRefused, HandshakeRefused
-from engineio_trio.handshake import Handshake
+from engineio_trio import ConnectRefused, Handshake, HandshakeRefused
 from pushd.auth import Authenticator, Credentials, credentials, credentials_from_auth
 from pushd.errors import AuthRejected, AuthUnavailable, PushdError, StoreUnavailable
 from pushd.limits import Budget

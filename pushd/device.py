@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import trio
 
-from engineio_trio.errors import CloseReason, Disconnected, LocalProtocolError
+from engineio_trio import CloseReason, Disconnected, LocalProtocolError
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.hub import TAKEOVER

@@ -8,7 +8,7 @@ class PushdError(Exception):
 
 
 class ConfigError(PushdError):
-    """The configuration is wrong. `problems` has one `path: what is wrong` line for each mistake, all of them at once."""
+    """The configuration is wrong. `problems` has every mistake at once, one `path: what is wrong` line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))

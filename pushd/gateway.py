@@ -14,8 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from engineio_trio import CloseReason, Socket, SocketServer
-from engineio_trio.handshake import Handshake
+from engineio_trio import CloseReason, Handshake, Socket, SocketServer
 from pushd import admin, ingest, sweeper
 from pushd.admission import Admission
 from pushd.auth import Authenticator

@@ -50,7 +50,7 @@ class Confirm(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
-    """Who an authenticator says a device is. `expires` is Unix seconds, `confirm` overrides the deployment's setting."""
+    """Who an authenticator says a device is. `expires` is Unix seconds, `confirm` overrides the deployment's."""
 
     device: str
     topics: tuple[str, ...] = ()

@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from pushd.config.sections import Delivery
 from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
-from pushd.sections import Delivery
 from pushd.store.base import Store
 
 

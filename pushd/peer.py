@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from engineio_trio.errors import CloseReason
+from engineio_trio import CloseReason
 
 
 class Peer(Protocol):

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from engineio_trio.errors import CloseReason, LocalProtocolError
+from engineio_trio import CloseReason, LocalProtocolError
 from pushd import jsonbytes
 from pushd.backoff import persist
 from pushd.failpoint import failpoint

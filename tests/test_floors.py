@@ -23,17 +23,17 @@ FLOORS = {
     """,
     "pushd": """
         values:     errors model jsonbytes failpoint limits backoff metrics requests
-        settings:   store.base layers sections keys config reference
+        settings:   store.base config.layers config.sections config.keys config.loading config config.reference
         store:      store.sqlite.transaction store.sqlite.worker store.sqlite.schema store.sqlite.streams
                     store.sqlite.bindings store.sqlite.devices store.sqlite.messages store.sqlite.store store
-        devices:    identity auth_http auth
+        devices:    auth.identity auth.http auth.authenticators auth
         node:       hub goodbye node
         tasks:      peer relay heartbeat pump device sweeper reconcile
         service:    service ingest
         admin:      admin.answers admin.query admin.guard admin.waiting admin.page admin.health admin.metrics
                     admin.streams admin.api admin.server admin
         daemon:     admission gateway daemon
-        commands:   admin_client commands cli __main__
+        commands:   cli.admin_client cli.commands cli.program cli __main__
     """,
 }
 

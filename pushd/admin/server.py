@@ -20,7 +20,7 @@ from pushd.admin.health import Health
 from pushd.admin.metrics import MetricsPage, watch_loop
 from pushd.admin.streams import Streams
 from pushd.admin.waiting import Waiting
-from pushd.sections import split_address
+from pushd.config.sections import split_address
 from pushd.service import Service
 
 GRACE: Final = 2.0  # seconds for requests under way when the interface is told to stop

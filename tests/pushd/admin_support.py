@@ -10,13 +10,13 @@ import httpx
 import trio
 
 from pushd.admin import serve
+from pushd.config.sections import Delivery
 from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.model import Bound, Message
 from pushd.node import Node
 from pushd.requests import PushDefaults
-from pushd.sections import Delivery
 from pushd.service import Service
 from pushd.store import open_store
 from pushd.store.base import Limits

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from engineio_trio.errors import CloseReason, Disconnected
+from pushd.config.sections import Delivery
 from pushd.device import Device
 from pushd.errors import StoreUnavailable
 from pushd.goodbye import Goodbyes
@@ -21,7 +22,6 @@ from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.model import Bound, Entry, Identity, Push, Receipt, Stream
 from pushd.node import Node
-from pushd.sections import Delivery
 from pushd.store import open_store
 from pushd.store.base import Limits, Store
 

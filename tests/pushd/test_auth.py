@@ -27,8 +27,8 @@ from pushd.auth import (
     open_authenticator,
 )
 from pushd.config import Config
+from pushd.config.keys import TOKEN_BYTES
 from pushd.errors import AuthRejected, AuthUnavailable, BadRequest, ConfigError
-from pushd.keys import TOKEN_BYTES
 from pushd.model import Confirm, Identity
 
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -19,8 +19,7 @@ from typing import Any
 import jwt
 import pytest
 
-from pushd import admin_client
-from pushd.cli import main
+from pushd.cli import admin_client, main
 
 SECRET = "0123456789abcdef0123456789abcdef"
 COMMANDS = ("serve", "check-config", "show-config", "send", "tail", "devices", "kick", "reconcile", "token")

@@ -14,10 +14,10 @@ from cryptography.x509.oid import NameOID
 
 from engineio_trio import Settings
 from pushd.config import Config, load, read
+from pushd.config.layers import FLAGS, options
+from pushd.config.reference import as_toml, effective, reference
 from pushd.errors import ConfigError
-from pushd.layers import FLAGS, options
 from pushd.model import Confirm
-from pushd.reference import as_toml, effective, reference
 from pushd.store.base import Limits
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -396,4 +396,4 @@ def test_every_key_has_a_meaning_and_every_flag_a_key() -> None:
 
 def test_the_page_of_all_settings_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "config.md"
-    assert page.read_text() == reference(), "make it again: python -m pushd.reference > docs/config.md"
+    assert page.read_text() == reference(), "make it again: python -m pushd.config.reference > docs/config.md"

@@ -1,4 +1,4 @@
-"""Who is this device? The authenticators, and the making of tokens.
+"""The authenticators, and the making of tokens.
 
 Every authenticator answers with an Identity, or raises AuthRejected (it knows, and the answer is no) or AuthUnavailable
 (it could not find out). The difference is never blurred: a service that is down must not look like a wrong password.
@@ -15,35 +15,14 @@ from typing import Any, Protocol
 
 import jwt
 
+from pushd.auth.identity import checked_identity, parse_identity
 from pushd.config import Config
+from pushd.config.keys import TOKEN_BYTES, read_tokens, verification_keys
+from pushd.config.sections import CustomAuth, HmacAuth
 from pushd.errors import AuthRejected, AuthUnavailable, BadRequest, ConfigError
-from pushd.identity import (
-    Credentials,
-    checked_identity,
-    credentials,
-    credentials_from_auth,
-    merge_credentials,
-    parse_identity,
-)
-from pushd.keys import TOKEN_BYTES, read_tokens, verification_keys
 from pushd.model import DEVICE_ID, Identity
-from pushd.sections import CustomAuth, HmacAuth
 
 logger = logging.getLogger("pushd")
-
-__all__ = [
-    "Authenticator",
-    "CheckedAuthenticator",
-    "Credentials",
-    "HmacAuthenticator",
-    "OpenAuthenticator",
-    "StaticAuthenticator",
-    "credentials",
-    "credentials_from_auth",
-    "make_token",
-    "merge_credentials",
-    "open_authenticator",
-]
 
 
 class Authenticator(Protocol):
@@ -74,7 +53,7 @@ async def open_authenticator(config: Config) -> AsyncIterator[Authenticator]:
             case "hmac":
                 inner = HmacAuthenticator(auth.hmac)
             case "http":
-                from pushd.auth_http import HttpAuthenticator  # httpx takes long to import, and only this kind needs it
+                from pushd.auth.http import HttpAuthenticator  # httpx takes long to import, and only this kind needs it
 
                 inner = await stack.enter_async_context(HttpAuthenticator(auth.http))
             case "custom":

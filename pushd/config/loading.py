@@ -1,8 +1,8 @@
 """pushd's configuration as one frozen value, and how it is read: defaults, then the file, the environment, the flags.
 
-`load` finds every mistake at once and says for each where it came from. What the keys are is in `pushd.sections`, where
-values come from is in `pushd.layers`; this module joins them, checks what concerns several sections or the disk, and
-makes the settings of the lower layers.
+`load` finds every mistake at once and says for each where it came from. What the keys are is in `sections`, where
+values come from in `layers`; this module joins them, checks what concerns several sections or the disk, and makes the
+settings of the lower layers.
 """
 
 import dataclasses
@@ -17,13 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from engineio_trio import Settings
-from pushd import sections
+from pushd.config import sections
+from pushd.config.keys import read_tokens, verification_keys
+from pushd.config.layers import Layers, collect, did_you_mean, options, related
 from pushd.errors import ConfigError
-from pushd.keys import read_tokens, verification_keys
-from pushd.layers import FLAGS, Layers, collect, did_you_mean, options, related
 from pushd.store.base import Limits
-
-__all__ = ["FLAGS", "Config", "Loaded", "load", "read"]
 
 
 class Config(BaseModel):

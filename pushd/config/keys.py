@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pushd.config.sections import HmacAuth
 from pushd.model import DEVICE_ID
-from pushd.sections import HmacAuth
 
 TOKEN_BYTES = 4096  # a token may stand in a request's head, which has its own bound
 SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of the size of the hash output, or larger

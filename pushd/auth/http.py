@@ -8,10 +8,10 @@ from typing import Any, Self
 import httpx
 import trio
 
+from pushd.auth.identity import parse_identity
+from pushd.config.sections import HttpAuth
 from pushd.errors import AuthRejected, AuthUnavailable
-from pushd.identity import parse_identity
 from pushd.model import Identity
-from pushd.sections import HttpAuth
 
 ANSWER_BYTES = 65_536
 

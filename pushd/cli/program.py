@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pushd import commands
-from pushd.admin_client import DEFAULT_URL, CommandFailed
-from pushd.commands import WrongUsage, remark, say
+from pushd.cli import commands
+from pushd.cli.admin_client import DEFAULT_URL, CommandFailed
+from pushd.cli.commands import WrongUsage, remark, say
 from pushd.config import FLAGS, Loaded, read
 from pushd.errors import BadRequest, ConfigError
 from pushd.model import Stream
@@ -116,7 +116,7 @@ def check_config(args: argparse.Namespace) -> int:
 
 def show_config(args: argparse.Namespace) -> int:
     """Print every setting that is in force, as TOML with its origin or as JSON."""
-    from pushd.reference import as_toml, effective
+    from pushd.config.reference import as_toml, effective
 
     loaded = _read(args)
     say(json.dumps(effective(loaded.config)) if args.json else as_toml(loaded).rstrip())

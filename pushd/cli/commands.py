@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pushd.admin_client import AdminClient
+from pushd.cli.admin_client import AdminClient
 from pushd.model import ReceiptState
 
 CONFIRMED = (ReceiptState.ACKED, ReceiptState.DELIVERED)

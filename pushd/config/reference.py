@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from pushd.config import Config, Loaded
-from pushd.layers import FLAGS, Option, options
+from pushd.config.layers import FLAGS, Option, options
 
 _HEAD = """\
 # Configuration
@@ -23,7 +23,8 @@ The variable of a key is `PUSHD_`, the section, `__`, the key: `PUSHD_STORE__URL
 a variable is `a,b` or JSON; a table is JSON. Times are in seconds, sizes in bytes. File names are relative to the
 working directory.
 
-This page is made from `pushd/sections.py`; to make it again: `python -m pushd.reference > docs/config.md`.
+This page is made from `pushd/config/sections.py`; to make it again:
+`python -m pushd.config.reference > docs/config.md`.
 """
 
 
