@@ -49,9 +49,17 @@ def check_origin(request: Request, settings: Settings) -> None:
     origin = request.headers.get("origin")
     if origin is None or settings.cors_origins == "*" or origin in settings.cors_origins:
         return
-    if urllib.parse.urlsplit(origin).netloc == request.headers.get("host") and origin != "null":
+    if _is_same_host(origin, request.headers.get("host")):
         return
     raise HttpError(403, "Forbidden", 4)
+
+
+def _is_same_host(origin: str, host: str | None) -> bool:
+    try:
+        netloc = urllib.parse.urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return False
+    return bool(netloc) and netloc == host
 
 
 def cors_headers(request: Request, settings: Settings) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ Everything that a hostile request can be is answered here with a status and a JS
 """
 
 import dataclasses
+import re
 import urllib.parse
 from collections.abc import Mapping
 
@@ -18,9 +19,11 @@ MAX_TARGET = 2_048
 MAX_HEADERS = 64
 MAX_QUERY_FIELDS = 64
 MAX_REQUESTS = 10_000  # on one keep-alive connection: a client that polls every 25 s stays for days
-LINGER_BYTES = 65_536  # of an unread body, dropped so that a reset does not destroy our answer
+LINGER_BYTES = 65_536  # of what the peer still sends, dropped so that a reset does not destroy our last word
 LINGER_SECONDS = 1.0
 READ_SIZE = 65_536
+BODILESS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is white space
 ONCE = frozenset(  # headers that decide something: twice, they would decide two things
     (
         "authorization",
@@ -100,6 +103,7 @@ class HttpConnection:
         self._settings = settings
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.max_header)
         self._served = 0
+        self._method = b""
 
     async def next_request(self) -> Request | None:
         """The next request's head, or None when the peer has gone, stays silent, or has had its share.
@@ -124,7 +128,8 @@ class HttpConnection:
             if self._h11.trailing_data[0]:
                 raise HttpError(408, "the request's head took too long")
             return None
-        request = _check(event)
+        self._method = event.method
+        request = _check(event, self._settings.max_header)
         if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
             self._next_event()  # the end of a message without a body
         return request
@@ -178,37 +183,33 @@ class HttpConnection:
         if self._h11.they_are_waiting_for_100_continue:
             await self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
         body = bytearray()
-        while True:
+        while self._h11.their_state is h11.SEND_BODY:
             event = self._next_event()
             if isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > limit:
                     raise HttpError(413, f"the body is larger than {limit} bytes")
-            elif isinstance(event, h11.EndOfMessage):
-                return bytes(body)
-            elif event is h11.NEED_DATA:
-                await self._receive()
-            else:
+            elif event is h11.NEED_DATA and not await self._receive():
                 raise PeerGone
+        return bytes(body)
 
     async def respond(self, response: Response) -> None:
-        """Write the whole answer in one go. Raises PeerGone if the peer does not take it."""
-        headers = [
-            ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            *response.headers,
-        ]
-        if response.closing:
-            headers.append(("Connection", "close"))
-        head = h11.Response(status_code=response.status, headers=headers)
+        """Write the whole answer in one go. Raises PeerGone if the peer does not take it.
+
+        It is the connection's last answer if the response says so, if the request's body has not been read, or if the
+        connection has had its share; the peer is told, so that it asks on another one.
+        """
         if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             raise PeerGone
-        parts = (head, h11.Data(data=response.body), h11.EndOfMessage())
+        unread = self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
+        closing = response.closing or unread or self._served >= MAX_REQUESTS
+        parts: list[h11.Event] = [h11.Response(status_code=response.status, headers=_headers(response, closing))]
+        if response.body and self._method != b"HEAD":
+            parts.append(h11.Data(data=response.body))
+        parts.append(h11.EndOfMessage())
         await self._write(b"".join(self._h11.send(part) or b"" for part in parts))
-        if response.closing:
-            await self._linger()
+        if closing:
+            await linger(self.stream)
 
     async def _write(self, data: bytes) -> None:
         try:
@@ -217,21 +218,6 @@ class HttpConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             self._h11.send_failed()
             raise PeerGone from None
-
-    async def _linger(self) -> None:
-        """Read a little of what the peer still sends, so that closing does not reset the answer away."""
-        with trio.move_on_after(LINGER_SECONDS):
-            try:
-                if isinstance(self.stream, trio.abc.HalfCloseableStream):
-                    await self.stream.send_eof()
-                dropped = 0
-                while dropped < LINGER_BYTES:
-                    data = await self.stream.receive_some(READ_SIZE)
-                    if not data:
-                        return
-                    dropped += len(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
 
     async def watch(self) -> None:
         """Return when the peer leaves. What it sends meanwhile (the start of a pipelined request) is kept, once."""
@@ -247,23 +233,50 @@ class HttpConnection:
         return bytes(self._h11.trailing_data[0])
 
 
-def _check(event: h11.Request) -> Request:
+async def linger(stream: trio.abc.Stream) -> None:
+    """Say that nothing more comes, and read a little of what the peer still sends: closing a socket that has unread
+    bytes resets the connection, and with it what the peer has not read of us yet.
+    """
+    with trio.move_on_after(LINGER_SECONDS):
+        try:
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+            dropped = 0
+            while dropped < LINGER_BYTES:
+                data = await stream.receive_some(READ_SIZE)
+                if not data:
+                    return
+                dropped += len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+
+def _headers(response: Response, closing: bool) -> list[tuple[str, str]]:
+    headers = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), *response.headers]
+    if response.status != 204:  # RFC 9110 section 8.6: no length with a status that has no content
+        headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
+    return [*headers, ("Connection", "close")] if closing else headers
+
+
+def _check(event: h11.Request, max_header: int) -> Request:
     """A parsed head as a Request, or an HttpError: the checks that h11 leaves to its user."""
     if len(event.headers) > MAX_HEADERS:
         raise HttpError(431, f"more than {MAX_HEADERS} headers")
+    if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > max_header:
+        raise HttpError(431, f"a head of more than {max_header} bytes")  # h11 counts only one that is incomplete
     if len(event.target) > MAX_TARGET:
         raise HttpError(414, f"the request's target is longer than {MAX_TARGET} bytes")
     headers: dict[str, str] = {}
     for name, value in event.headers:
-        if not value.isascii():
-            raise HttpError(400, f"Bad request: the header {name.decode('ascii')} is not ASCII")
-        key, text = name.decode("ascii"), value.decode("ascii")
+        key, text = name.decode("ascii"), value.decode("latin-1")
+        if not text.isascii() or CONTROLS.search(text):
+            raise HttpError(400, f"Bad request: the header {key} has a character that is not printable ASCII")
         if key in headers and key in ONCE:
             raise HttpError(400, f"Bad request: the header {key} comes twice")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     if "content-length" in headers and "transfer-encoding" in headers:
         raise HttpError(400, "Bad request: both Content-Length and Transfer-Encoding")
-    if event.method in (b"GET", b"HEAD", b"OPTIONS") and headers.get("content-length", "0") != "0":
+    if event.method in BODILESS and (headers.get("content-length", "0") != "0" or "transfer-encoding" in headers):
         raise HttpError(400, f"Bad request: a {event.method.decode('ascii')} with a body")
     target = event.target.decode("ascii")
     if not target.startswith("/"):

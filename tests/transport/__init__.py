@@ -1,0 +1,1 @@
+"""Where bytes meet Trio, by raw bytes over memory streams."""
