@@ -139,7 +139,7 @@ class Connection:
                 nursery.start_soon(self._write, written)
                 with self._reading:
                     await self._read()
-                if self.reason not in ABRUPT:
+                if not self._is_abrupt():
                     with trio.move_on_after(self.settings.close_timeout):
                         await written.wait()
                         await self._goodbye()
@@ -151,6 +151,11 @@ class Connection:
             raise
         finally:
             await self._end()
+
+    def _is_abrupt(self) -> bool:
+        """Whether there is nobody to say goodbye to: gone, or (a bad POST) told already by its 400."""
+        told = self.reason is CloseReason.PARSE_ERROR and isinstance(self.transport, PollingTransport)
+        return told or self.reason in ABRUPT
 
     async def _end(self) -> None:
         self.close(CloseReason.SHUTDOWN)
