@@ -42,7 +42,7 @@ class Service:
         *,
         task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve on open listeners (plain, TLS, Unix), and close them at the end.
+        """Serve on open listeners (plain, TLS, Unix; none at all for `serve_stream` alone), and close them at the end.
 
         Returns after `shutdown`. If it is cancelled, every connection ends at once, without a goodbye.
         """
@@ -54,7 +54,8 @@ class Service:
             async with trio.open_nursery() as nursery:
                 self._engine.nursery = nursery
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(self._accept, listeners, nursery)
+                    if listeners:
+                        accepting.start_soon(self._accept, listeners, nursery)
                     task_status.started([_address(listener) for listener in listeners])
                     await self._stopping.wait()
                     accepting.cancel_scope.cancel()
