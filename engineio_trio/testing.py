@@ -11,7 +11,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from engineio_trio.client.connect import CLIENT_SETTINGS, TRANSPORTS, bare_errors, join
+from engineio_trio.client.connecting import CLIENT_SETTINGS, TRANSPORTS, bare_errors, join
 from engineio_trio.client.endpoint import Endpoint, Query
 from engineio_trio.client.socket import ClientSocket
 from engineio_trio.server.serve import Service

@@ -20,6 +20,9 @@ FLOORS = {
         transport:  transport.http transport.stream transport.base transport.websocket transport.polling
         server:     server.handlers server.rooms server.admission server.outbox server.connection server.engine
                     server.socket server.namespace server.serve server.application server.server
+        client:     client.endpoint client.application client.http client.polling client.websocket client.socket
+                    client.connecting client
+        tests:      testing
     """,
     "pushd": """
         values:     errors model jsonbytes failpoint limits backoff metrics requests
