@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import trio
@@ -84,7 +85,7 @@ class Admission:
             raise Refused(401, "the request and CONNECT name different devices", Refusal.BAD_DEVICE)
         return known
 
-    def _read(self, remote: str, read: Any) -> Credentials:
+    def _read(self, remote: str, read: Callable[[], Credentials]) -> Credentials:
         """What was said, unless this address has said too much that was wrong."""
         wait = self._failures.wait(remote, trio.current_time())
         if wait > 0:

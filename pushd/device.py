@@ -53,8 +53,9 @@ class Device:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._watch_token, name=f"auth {self.device}")
-                    nursery.start_soon(self._pump.run, name=f"pump {self.device}")
+                    if self._expires is not None:
+                        nursery.start_soon(self._watch_token, self._expires, name=f"auth {self.device}")
+                    await self._pump.run()
         except* StaleEpoch:
             self.lost()
         except* Disconnected as gone:
@@ -83,10 +84,8 @@ class Device:
             self._close(CloseReason.POLICY)
             await trio.sleep_forever()
 
-    async def _watch_token(self) -> None:
-        if self._expires is None:
-            return
-        while (left := self._expires - time.time()) > 0:  # noqa: ASYNC110 - nobody sets an event when time has passed
+    async def _watch_token(self, expires: float) -> None:
+        while (left := expires - time.time()) > 0:  # noqa: ASYNC110 - nobody sets an event when time has passed
             await trio.sleep(min(left, LONGEST_SLEEP))
         self.kick(EXPIRED, BY_SERVER)
 

@@ -111,7 +111,8 @@ class Gateway:
         self._node.hub.join(device)
         self._devices.start_soon(device.run, name=f"device {device.device}")
 
-    def _disconnect(self, socket: Socket, reason: CloseReason) -> None:
+    async def _disconnect(self, socket: Socket, reason: CloseReason) -> None:
+        # Async, though it waits for nothing: so it comes after the events that the device sent before it left.
         socket.data[DEVICE].disconnected(reason)
 
     async def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from engineio_trio import CloseReason, LocalProtocolError
+from engineio_trio import CloseReason, Disconnected, LocalProtocolError
 from pushd import jsonbytes
 from pushd.backoff import persist
 from pushd.failpoint import failpoint
@@ -40,6 +40,9 @@ class Pump:
 
     Messages go out in rising `seq`. Each counts against the window until the store has its confirmation: the client's
     acknowledgement, or (`Confirm.WRITE`) the completed write.
+
+    An idle device costs no task of its own: `run` waits in its caller's; the tasks that write confirmations and that
+    send again are there only while there is something to confirm or to wait for.
     """
 
     def __init__(self, device: str, epoch: int, peer: Peer, node: Node, confirm: Confirm) -> None:
@@ -56,7 +59,9 @@ class Pump:
         self._unread = True  # the inbox may have something after the cursor
         self._burst = 0
         self._work = trio.Event()  # for the sender: something to read, or room
-        self._writes = trio.Event()  # for the writer of confirmations
+        self._nursery: trio.Nursery | None = None  # while it runs
+        self._writing = False  # whether there is a task for that
+        self._watching = False
 
     def wake(self) -> None:
         """The inbox may have something new."""
@@ -65,11 +70,11 @@ class Pump:
 
     async def run(self) -> None:
         """Deliver until the connection ends. Raises StaleEpoch when the device is somebody else's."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._deliver, name=f"deliver {self._device}")
-            nursery.start_soon(self._write_confirmations, name=f"confirm {self._device}")
-            if self._confirm is Confirm.CLIENT:
-                nursery.start_soon(self._resend, name=f"resend {self._device}")
+        async with trio.open_nursery() as self._nursery:
+            try:
+                await self._deliver()
+            finally:
+                self._nursery = None
 
     @property
     def held(self) -> int:
@@ -117,6 +122,9 @@ class Pump:
             self._settle(message.seq, ReceiptState.REFUSED)
             return
         self._inflight[message.seq] = InFlight(message, trio.current_time())
+        if self._confirm is Confirm.CLIENT and not self._watching and self._nursery is not None:
+            self._watching = True
+            self._nursery.start_soon(self._resend, name=f"resend {self._device}")
         failpoint("deliver.sent")
         self._burst += len(message.data)
         if self._burst >= BURST:
@@ -130,7 +138,10 @@ class Pump:
             self._peer.emit_with_ack(message.event, *arguments, on_ack=lambda *_: self._acked(message.seq))
 
     async def _flush(self) -> None:
+        """Wait until what was sent is written. Raises Disconnected, also if it may have been sent to nobody."""
         await self._peer.flush()
+        if self._peer.closed is not None:
+            raise Disconnected(self._peer.closed)
         self._burst = 0
 
     async def _confirm_written(self) -> None:
@@ -148,15 +159,16 @@ class Pump:
     def _settle(self, seq: int, state: ReceiptState) -> None:
         self._inflight.pop(seq, None)
         self._confirmed[seq] = state
-        self._writes.set()
+        if not self._writing and self._nursery is not None:
+            self._writing = True
+            self._nursery.start_soon(self._write_confirmations, name=f"confirm {self._device}")
 
     async def _write_confirmations(self) -> None:
         """Write what has been confirmed, at once when idle; what comes during a write goes with the next one."""
-        while True:
-            await self._writes.wait()
-            self._writes = trio.Event()
+        while self._confirmed:
             await self.finish()
             self._work.set()
+        self._writing = False
 
     async def finish(self) -> None:
         """Write the confirmations that have come so far. Raises StaleEpoch. Bound it: the store may be away."""
@@ -178,7 +190,7 @@ class Pump:
 
     async def _resend(self) -> None:
         """Send again what has waited too long for its acknowledgement, lowest seq first; in the end, close."""
-        while True:
+        while self._inflight:
             await trio.sleep_until(self._next_resend())
             for flight in self._overdue():
                 if flight.resends == RESENDS:
@@ -187,10 +199,10 @@ class Pump:
                     return
                 self._send_again(flight)
             await self._flush()
+        self._watching = False
 
     def _next_resend(self) -> float:
-        oldest = min((flight.sent for flight in self._inflight.values()), default=trio.current_time())
-        return oldest + self._resend_after
+        return min(flight.sent for flight in self._inflight.values()) + self._resend_after
 
     def _overdue(self) -> list[InFlight]:
         now = trio.current_time()

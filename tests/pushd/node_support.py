@@ -47,9 +47,9 @@ class Running:
         """These fields of everything in a stream."""
         return [tuple(e.fields[n] for n in names) for e in await self.store.read_stream(stream, "", 1_000)]
 
-    async def tells(self, stream: Stream, expected: tuple[str, ...], *names: str) -> None:
+    async def tells(self, stream: Stream, expected: tuple[str, ...], *names: str, within: float = 10.0) -> None:
         """Return when an entry of the stream has these values in these fields."""
-        with trio.fail_after(10):
+        with trio.fail_after(within):
             position = ""
             while True:
                 for entry in await self.store.read_stream(stream, position, 100, 10.0):

@@ -72,6 +72,7 @@ async def test_after_a_gap_everybody_who_is_connected_is_written(mock_clock: Clo
     async with open_world(mock_clock) as world:
         await world.login()
         heartbeat = Heartbeat(world.node, 10.0)
+        mock_clock.jump(1)
         await heartbeat.flush()
         mock_clock.jump(100)
         assert heartbeat.stale

@@ -1,5 +1,6 @@
 """The downlink: order, window, acknowledgements, sending again, and a store that goes away (I1, I2, F16-F20)."""
 
+import trio
 import trio.testing
 
 from engineio_trio.errors import CloseReason
@@ -46,6 +47,7 @@ async def test_a_second_ack_of_the_same_message_changes_nothing(mock_clock: Cloc
         peer.ack(peer.seqs[0])
         await world.settle()
         assert [told for told in await world.told(Stream.RECEIPT, "state") if told == ("acked",)] == [("acked",)]
+        assert world.store.tried.count("ack") == 1
         assert device._pump.held == 0
 
 
@@ -206,6 +208,18 @@ async def test_a_write_that_does_not_complete_confirms_nothing(mock_clock: Clock
         _, second = await world.login()
         await until(lambda: second.sent)
         assert second.sent[0].redelivered
+
+
+async def test_what_was_sent_to_a_socket_that_had_left_is_not_confirmed(mock_clock: Clock) -> None:
+    """I1: a socket that has left drops what it is given, while the connection under it can still be flushed."""
+    async with open_world(mock_clock, confirm=Confirm.WRITE) as world:
+        _, peer = await world.login()
+        await world.settle()
+        peer.closed, peer.flush = CloseReason.CLIENT_DISCONNECT, trio.lowlevel.checkpoint  # type: ignore[method-assign]
+        await world.push("a")
+        await until(lambda: world.gone)
+        assert (await world.store.device("d1")).inbox == 1
+        assert (await world.told(Stream.STATUS, "reason"))[-1] == (CloseReason.CLIENT_DISCONNECT.value,)
 
 
 async def test_a_big_replay_waits_for_a_slow_reader(mock_clock: Clock) -> None:
