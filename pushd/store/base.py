@@ -60,7 +60,10 @@ class Store(Protocol):
     """pushd's state. All times that come out are Unix seconds by the store's clock."""
 
     async def admits(self, device: str) -> Throttled | None:
-        """Would a login of this device be refused now? Changes nothing; the login itself decides."""
+        """Would a login of this device be refused now? Changes nothing; the login itself decides.
+
+        Raises StoreUnavailable if the store is known to take no writes, though it could answer.
+        """
 
     async def login(self, device: str, conn: str, topics: Sequence[str]) -> Bound | Throttled:
         """Bind the device to this node and `conn`, in one atomic step.

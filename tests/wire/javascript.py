@@ -160,6 +160,10 @@ class JavaScriptClient:
         self._log: list[str] = []  # all that was said in both directions, for a failure's message
         self._wrong: str | None = None
 
+    def signal(self, number: int) -> None:
+        """Send a signal to node: SIGSTOP makes peers that are there and say nothing, SIGKILL some that are gone."""
+        self._process.send_signal(number)
+
     async def connect(self, url: str, *, within: float = PATIENCE, **options: Any) -> JavaScriptSocket:
         """A socket that has connected. `url` ends with the namespace, `options` are those of `socket()`."""
         socket = await self.socket(url, **options)

@@ -132,6 +132,8 @@ class SqliteStore:
     # ---- bindings ----
 
     async def admits(self, device: str) -> Throttled | None:
+        if self._writer.failing:  # one can still read beside a locked file, but nobody can log in
+            await self.ping()
         return await self._reader.run(partial(bindings.admits, device=device))
 
     async def login(self, device: str, conn: str, topics: Sequence[str]) -> Bound | Throttled:

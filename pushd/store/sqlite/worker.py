@@ -68,6 +68,7 @@ class Worker:
         self._closed = trio.Event()
         self._usable = False
         self._last = False
+        self.failing = False  # the database refused something of the last transaction
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._main, name=f"pushd store ({begin})")
 
@@ -140,6 +141,7 @@ class Worker:
         while not self._last:
             batch = self._gather()
             self._carry_out(batch)
+            self.failing = any(isinstance(job.error, StoreUnavailable) for job in batch)
             self._token.run_sync_soon(self._deliver, batch)
         self._db.close()
         self._token.run_sync_soon(self._closed.set)
