@@ -11,7 +11,8 @@ import trio
 from engineio_trio import ConnectRefused, Handshake, HandshakeRefused
 from pushd.auth import Authenticator, Credentials, credentials, credentials_from_auth
 from pushd.errors import AuthRejected, AuthUnavailable, PushdError, StoreUnavailable
-from pushd.limits import Budget
+from pushd.failpoint import failpoint
+from pushd.limits import Budget, Seldom
 from pushd.metrics import Refusal
 from pushd.model import DEVICE_ID, Bound, Identity, StatusEvent, Throttled
 from pushd.node import Node
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 FAILURES: Final = 20  # wrong credentials from one address in a minute; then it has to wait
 PERIOD: Final = 60.0
 PATIENCE: Final = 10.0  # seconds for the authenticator, and for the store, to answer
+QUIET: Final = 10.0  # seconds between two lines of the log about an outage
 RETRY_MAX: Final = 10.0  # seconds after which to try again when something is down, spread so that not all come at once
 IDENTITY: Final = "pushd.identity"  # in a handshake's state
 
@@ -43,6 +45,7 @@ class Admission:
         self._node = node
         self._authenticator = authenticator
         self._failures = Budget(FAILURES, PERIOD)
+        self._outages = Seldom(QUIET)
         self._closed = False
 
     def close(self) -> None:
@@ -108,7 +111,7 @@ class Admission:
             self._failed(remote)
             raise Refused(401, str(error), Refusal.BAD_TOKEN) from None
         except (AuthUnavailable, trio.TooSlowError) as error:
-            log.warning("a device cannot be authenticated now: %s", error or "the authenticator is too slow")
+            self._tell("authenticator", error)
             text = "who you are cannot be found out now"
             raise Refused(503, text, Refusal.AUTH_UNAVAILABLE, _soon()) from None
 
@@ -117,7 +120,7 @@ class Admission:
             with trio.fail_after(PATIENCE), self._node.metrics.store_call("admits"):
                 throttled = await self._node.store.admits(device)
         except (StoreUnavailable, trio.TooSlowError) as error:
-            raise _store_away(error) from None
+            raise self._store_away(error) from None
         if throttled is not None:
             raise _throttled(throttled)
 
@@ -125,6 +128,7 @@ class Admission:
         """Bind the device. A binding whose outcome stays unknown is ended by the sweep for stale devices."""
         outcome: Bound | Throttled | None = None
         error: StoreUnavailable | None = None
+        failpoint("login.before")
         with trio.move_on_after(PATIENCE, shield=True):
             try:
                 with self._node.metrics.store_call("login"):
@@ -132,13 +136,22 @@ class Admission:
             except StoreUnavailable as unavailable:
                 error = unavailable
         if outcome is None:
-            raise _store_away(error or TimeoutError("no answer"))
+            raise self._store_away(error or trio.TooSlowError())
         if isinstance(outcome, Throttled):
             raise _throttled(outcome)
         event = StatusEvent.ONLINE if outcome.previous is None else StatusEvent.TAKEOVER
         self._node.metrics.logins.labels(event).inc()
         log.info("device %r logged in: %s (conn %s, epoch %d)", identity.device, event, conn, outcome.epoch)
         return outcome
+
+    def _store_away(self, error: Exception) -> Refused:
+        self._tell("store", error)
+        return Refused(503, "the store is away", Refusal.STORE_UNAVAILABLE, _soon())
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """Log an outage, seldom: every device that comes meanwhile notices it."""
+        if count := self._outages.count(trio.current_time()):
+            log.warning("%d logins refused, the %s is away: %s", count, what, str(error) or "no answer in time")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -160,11 +173,6 @@ class Admission:
         if refused.retry_after is not None:
             data["retry_after"] = refused.retry_after
         raise ConnectRefused(refused.message, data) from None
-
-
-def _store_away(error: BaseException) -> Refused:
-    log.warning("a device cannot log in now: %s", error)
-    return Refused(503, "the store is away", Refusal.STORE_UNAVAILABLE, _soon())
 
 
 def _throttled(throttled: Throttled) -> Refused:

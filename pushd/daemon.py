@@ -45,10 +45,10 @@ def run(config: Config, ready_file: Path | None = None) -> int:
     listeners are open. A second signal ends it at once.
     """
     _start_logging()
-    _raise_file_limit(config.limits.connections)
+    files = _raise_file_limit()
     code = DONE
     try:
-        trio.run(_main, config, ready_file)
+        trio.run(_main, config, ready_file, files)
     except* ConfigError as errors:
         code = _complain(errors, WRONG_CONFIG)
     except* (CannotStart, StoreBusy, StoreUnavailable) as errors:
@@ -56,7 +56,7 @@ def run(config: Config, ready_file: Path | None = None) -> int:
     return code
 
 
-async def _main(config: Config, ready_file: Path | None) -> None:
+async def _main(config: Config, ready_file: Path | None, files: int) -> None:
     name = config.node.name or socket.gethostname()
     hub, metrics = Hub(), Metrics()
     for number in SIGNALS:  # what Trio restores at the end: a signal that comes too late must not spoil a clean exit
@@ -72,6 +72,10 @@ async def _main(config: Config, ready_file: Path | None) -> None:
             async with trio.open_nursery() as nursery:
                 devices, admin = await _start(nursery, gateway, listeners, config)
                 _announce(config, name, devices, admin)
+                if files < config.limits.connections:
+                    log.info(
+                        "limits.connections is %d; this process may open %d files", config.limits.connections, files
+                    )
                 if ready_file is not None:
                     _write_ready(ready_file, devices, admin)
                 await _until_told(signals)
@@ -166,15 +170,14 @@ def _start_logging() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs
 
 
-def _raise_file_limit(connections: int) -> None:
-    """As many open files as we may have: one for each connection. Said when they are fewer than configured."""
+def _raise_file_limit() -> int:
+    """Allow ourselves as many open files as we may have, one for each connection; how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # some systems show a hard limit that they do not grant
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft != resource.RLIM_INFINITY and soft < connections:
-        log.debug("limits.connections is %d, but this process may open only %d files", connections, soft)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _complain(errors: BaseExceptionGroup[PushdError], code: int) -> int:

@@ -67,7 +67,7 @@ class Device:
         finally:
             self._node.hub.leave(self)
             with trio.CancelScope(shield=True):
-                await self._part()
+                await self._part_safely()
 
     async def uplink(self, event: str, args: tuple[Any, ...]) -> None:
         """Store an event of the device; once it returns, the event may be acknowledged.
@@ -122,6 +122,12 @@ class Device:
         self._scope.cancel()
 
     # After the end.
+
+    async def _part_safely(self) -> None:
+        try:
+            await self._part()
+        except Exception:
+            log.exception("%r could not be logged out; the sweep for stale devices does it", self.device)
 
     async def _part(self) -> None:
         if self._lost and not self._reason:

@@ -1,5 +1,6 @@
-"""Budgets: how much each key (a peer's address, say) may do in a time. No clock here: `now` comes in."""
+"""How much may be done in a time: by each key (a peer's address, say), or at all. No clock here: `now` comes in."""
 
+import math
 from collections import OrderedDict
 
 
@@ -34,3 +35,21 @@ class Budget:
     def _spent_now(self, key: str, now: float) -> float:
         spent, then = self._spent.get(key, (0.0, now))
         return max(0.0, spent - (now - then) * self._rate)
+
+
+class Seldom:
+    """Lets one through every `period` seconds, and counts the others: for logs that many peers could fill."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._next = -math.inf
+        self._count = 0
+
+    def count(self, now: float) -> int:
+        """0 if this one is held back; else how many there were since the last that was let through, itself included."""
+        self._count += 1
+        if now < self._next:
+            return 0
+        self._next = now + self._period
+        count, self._count = self._count, 0
+        return count

@@ -6,6 +6,7 @@ import pytest
 import trio.testing
 
 from engineio_trio.errors import CloseReason
+from pushd import goodbye
 from pushd.model import Message, Push, Receipt, ReceiptState, Stream
 from tests.pushd.core_support import open_world, until
 
@@ -184,6 +185,38 @@ async def test_a_logout_that_was_owed_does_not_end_the_next_login(mock_clock: Cl
         await until(lambda: not len(world.node.goodbyes))
         assert second.closed is None
         assert await world.told(Stream.STATUS, "event") == [("online",), ("takeover",)]
+
+
+async def test_owed_logouts_are_bounded(mock_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: the oldest is forgotten; its binding is ended by the sweep, late, and never falsely."""
+    monkeypatch.setattr(goodbye, "OWED_MAX", 2)
+    async with open_world(mock_clock) as world:
+        world.store.away = {"logout"}
+        for number in range(1, 5):
+            _, peer = await world.login(f"d{number}")
+            peer.drop()
+            await until(lambda number=number: len(world.gone) == number)  # type: ignore[misc]
+        assert len(world.node.goodbyes) == 2
+        world.store.away = set()
+        await world.pass_time(10)
+        await until(lambda: not len(world.node.goodbyes))
+        online = [(await world.store.device(f"d{number}")).online for number in range(1, 5)]
+        assert online == [False, True, False, False], "the first was in hand, the second was the oldest that waited"
+
+
+async def test_a_fault_in_saying_goodbye_ends_that_one_alone(mock_clock: Clock) -> None:
+    """I6."""
+    async with open_world(mock_clock) as world:
+        faulty, peer = await world.login("faulty")
+        _, neighbour = await world.login("neighbour")
+
+        async def broken(*args: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        faulty._pump.finish = broken  # type: ignore[method-assign]
+        peer.drop()
+        await until(lambda: world.gone)
+        assert neighbour.closed is None
 
 
 async def test_a_fault_in_one_device_ends_that_one_alone(mock_clock: Clock) -> None:

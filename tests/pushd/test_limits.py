@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pushd import failpoint
-from pushd.limits import Budget
+from pushd.limits import Budget, Seldom
 
 
 def test_a_budget_is_spent_and_comes_back() -> None:
@@ -37,6 +37,12 @@ def test_a_budget_remembers_a_bounded_number_of_keys() -> None:
     assert len(budget) == 3
     assert budget.wait("b", 2.0) == 0
     assert budget.wait("a", 2.0) > 0
+
+
+def test_seldom_counts_what_it_holds_back() -> None:
+    """S15."""
+    seldom = Seldom(10.0)
+    assert [seldom.count(now) for now in (0.0, 1.0, 9.0, 10.0, 11.0, 30.0)] == [1, 0, 0, 3, 0, 2]
 
 
 def test_a_failpoint_exits_at_its_passing(monkeypatch: pytest.MonkeyPatch) -> None:
