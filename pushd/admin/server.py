@@ -43,7 +43,7 @@ async def serve(
     `listen` is `HOST:PORT` (port 0 picks one), `token` the bearer token or `""` for none. Raises OSError if the address
     cannot be bound. When cancelled it stops listening, ends the live readers, and gives requests under way 2 s.
     """
-    listener = _bind(*split_address(listen))
+    listener = await _bind(*split_address(listen))
     with listener:
         host, port = listener.getsockname()[:2]
         waiting = Waiting()
@@ -74,12 +74,12 @@ def application(service: Service, waiting: Waiting) -> Starlette:
     return app
 
 
-def _bind(host: str, port: int) -> socket.socket:
+async def _bind(host: str, port: int) -> socket.socket:
     """A listening socket, whose connections are broken by the kernel when a peer does not read for `WRITE_TIMEOUT`.
 
     Hypercorn shields its writes from cancellation, so a reader that stopped reading would hold a shutdown for ever.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    family, kind, protocol, _, address = (await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
