@@ -24,6 +24,7 @@ from pushd.model import Bound, Entry, Identity, Push, Receipt, Stream
 from pushd.node import Node
 from pushd.store import open_store
 from pushd.store.base import Limits, Store
+from tests.pushd.stores import Clock
 
 PATIENCE = 10.0  # real seconds for something that happens at once unless it is broken
 
@@ -151,6 +152,7 @@ class World:
     store: Outage
     nursery: trio.Nursery
     clock: trio.testing.MockClock
+    wall: Clock  # the store's, which stands still too
     conns: int = 0
     gone: list[Device] = dataclasses.field(default_factory=list)  # those that have ended and been logged out
 
@@ -207,13 +209,13 @@ async def open_world(
     clock: trio.testing.MockClock, limits: Limits | None = None, **delivery: Any
 ) -> AsyncIterator[World]:
     """A node over a store in memory. Its devices are cancelled at the end."""
-    hub, metrics = Hub(), Metrics()
+    hub, metrics, wall = Hub(), Metrics(), Clock()
     async with (
-        open_store("sqlite:///:memory:", node="n1", control=hub, limits=limits or Limits()) as inner,
+        open_store("sqlite:///:memory:", node="n1", control=hub, limits=limits or Limits(), clock=wall) as inner,
         trio.open_nursery() as nursery,
     ):
         store = Outage(inner)
         node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Delivery(**delivery))  # type: ignore[arg-type]
         nursery.start_soon(node.goodbyes.run)
-        yield World(node, store, nursery, clock)
+        yield World(node, store, nursery, clock, wall)
         nursery.cancel_scope.cancel()

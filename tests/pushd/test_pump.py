@@ -255,8 +255,9 @@ async def test_binary_goes_out_as_binary(mock_clock: Clock) -> None:
 
 async def test_expired_messages_are_not_sent(mock_clock: Clock) -> None:
     async with open_world(mock_clock) as world:
-        await world.push("dead", ttl=0.001)
+        await world.push("dead", ttl=5)
         await world.push("alive")
+        world.wall.now += 6
         _, peer = await world.login()
         await until(lambda: peer.sent)
         assert [sent.args[1]["id"] for sent in peer.sent] == ["alive"]
