@@ -37,6 +37,7 @@ FLOORS = {
                     admin.streams admin.api admin.server admin
         daemon:     admission gateway daemon
         commands:   cli.admin_client cli.commands cli.program cli __main__
+        show:       demo
     """,
 }
 
