@@ -69,7 +69,8 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._node.goodbyes.run, name="goodbyes")
             nursery.start_soon(self._heartbeat.run, name="heartbeat")
-            nursery.start_soon(sweeper.run, self._node, self._heartbeat, name="sweeper")
+            stale_after = self._config.heartbeat.stale_after
+            nursery.start_soon(sweeper.run, self._node, self._heartbeat, stale_after, name="sweeper")
             self._devices = await nursery.start(self._hold_devices, name="devices")
             admin_address = await nursery.start(self._serve_admin, name="admin")
             addresses = await nursery.start(self.server.serve_listeners, listeners, name="server")

@@ -9,6 +9,7 @@ from pushd.model import Message
 log = logging.getLogger(__name__)
 
 TAKEOVER = "takeover"  # the reason in `kicked` when a newer login has won
+STALE = "stale"  # thought dead: should it live after all, it shall come back, so it is not told to stay away
 
 
 class Holder(Protocol):
@@ -83,7 +84,11 @@ class Hub:
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
         """See `Control.kick`."""
         holder = self._holders.get(device)
-        if holder is not None and holder.epoch <= epoch:
+        if holder is None or holder.epoch > epoch:
+            return
+        if reason == STALE:
+            holder.lost()
+        else:
             holder.kick(reason, by)
 
     def lost(self, device: str, epoch: int) -> None:

@@ -11,7 +11,8 @@ from pushd.node import Node
 
 log = logging.getLogger(__name__)
 
-INTERVAL: Final = 5.0  # seconds between sweeps
+INTERVAL: Final = 5.0  # seconds between sweeps, at most
+OFTEN: Final = 8  # sweeps within the time after which a device is stale: a store that misses turns calls nobody so
 
 
 async def sweep(node: Node) -> int:
@@ -26,13 +27,14 @@ async def sweep(node: Node) -> int:
             return ended
 
 
-async def run(node: Node, heartbeat: Heartbeat) -> None:
-    """Sweep every few seconds, for ever.
+async def run(node: Node, heartbeat: Heartbeat, stale_after: float) -> None:
+    """Sweep every few seconds, for ever, often enough for devices to be stale after `stale_after` seconds.
 
     Never on old heartbeats: after an outage or a suspended process, first the living say that they live.
     """
+    interval = min(INTERVAL, stale_after / OFTEN)
     while True:
-        await trio.sleep(INTERVAL)
+        await trio.sleep(interval)
         if heartbeat.stale:
             continue
         try:

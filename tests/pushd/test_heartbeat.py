@@ -86,7 +86,7 @@ async def test_the_sweeper_waits_for_a_heartbeat_after_a_gap(mock_clock: Clock) 
     async with open_world(mock_clock) as world:
         heartbeat = Heartbeat(world.node, 10.0)
         await heartbeat.flush()
-        world.nursery.start_soon(sweeper.run, world.node, heartbeat)
+        world.nursery.start_soon(sweeper.run, world.node, heartbeat, 90.0)
         await world.settle()
         mock_clock.jump(60)
         await world.settle()
