@@ -66,7 +66,8 @@ class FrameGuard:
 
     `max_payload` bounds the bytes (not the characters) of one message, `max_fragments` the frames that carry it. What
     is kept between calls is at most one CLOSE frame: payloads are skipped. `closing` is True once a CLOSE frame was
-    seen; what comes after it is ignored (RFC 6455 section 1.4). UTF-8 of messages is not checked here.
+    seen; what comes after it is ignored (RFC 6455 section 1.4). `heartbeats` counts PING and PONG frames. UTF-8 of
+    messages is not checked here.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class FrameGuard:
         "_skip",
         "_wanted",
         "closing",
+        "heartbeats",
     )
 
     def __init__(self, *, max_payload: int, max_fragments: int) -> None:
@@ -91,9 +93,10 @@ class FrameGuard:
         self._wanted = 2
         self._part = _Part.START
         self.closing = False
+        self.heartbeats = 0
 
-    def feed(self, data: bytes) -> None:
-        """Look at the next bytes of the peer, cut anywhere.
+    def feed(self, data: bytes) -> int:
+        """Look at the next bytes of the peer, cut anywhere. The answer: how many of them are up to the end of CLOSE.
 
         Raises FrameError with `code` 1002 (the frame is illegal here, or a CLOSE body is), 1007 (a CLOSE reason that
         is not UTF-8), 1008 (too many fragments), or 1009 (too big). After it the guard is of no more use.
@@ -110,6 +113,7 @@ class FrameGuard:
             position += len(step)
             if len(self._collected) == self._wanted:
                 self._advance()
+        return position
 
     def _advance(self) -> None:
         """What was wanted is here: judge it, and say what is wanted next."""
@@ -154,6 +158,7 @@ class FrameGuard:
         if opcode == Opcode.CLOSE:
             self._collect(_Part.CLOSE, _MASK_SIZE + length)
         else:
+            self.heartbeats += 1
             self._skip = _MASK_SIZE + length
 
     def _data(self, opcode: int, final: bool) -> None:

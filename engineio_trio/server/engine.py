@@ -13,7 +13,7 @@ from engineio_trio.handshake import Handshake
 from engineio_trio.protocol import payload
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
-from engineio_trio.protocol.engine_session import Action, Door, EngineSession, State
+from engineio_trio.protocol.engine_session import Action, Door, EngineSession
 from engineio_trio.server import admission
 from engineio_trio.server.connection import Application, Connection
 from engineio_trio.settings import Settings
@@ -67,6 +67,7 @@ class Engine:
         self.sessions: dict[str, Connection] = {}
         self.authorize: Authorize | None = None
         self.nursery: trio.Nursery | None = None
+        self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:
@@ -135,14 +136,11 @@ class Engine:
             raise HttpError(400, "Bad handshake method", 2)
         revision = admission.check_revision(request, self.settings)
         key = websocket.check_upgrade(request) if transport == "websocket" else None
-        if len(self.sessions) >= self.settings.max_connections:
-            raise HttpError(503, "this server is full", headers={"Retry-After": "5"})
+        self._check_room()
         remote = admission.remote_address(exchange.peer, request, self.settings)
         handshake = Handshake(request.path, request.query, request.headers, remote)
-        if self.authorize is not None:
-            verdict = self.authorize(handshake)
-            if verdict is not None:
-                await verdict
+        await self._ask(handshake)
+        self._check_room()  # again, for asking may have taken its time
         if key is not None:
             await self._open_websocket(exchange.http, key, handshake, revision)
             return
@@ -151,6 +149,24 @@ class Engine:
         connection = self._begin(handshake, polling, revision)
         self.nursery.start_soon(self._run_polling, connection)
         await self._poll(exchange, connection, polling)
+
+    def _check_room(self) -> None:
+        if len(self.sessions) >= self.settings.max_connections:
+            raise HttpError(503, "this server is full", headers={"Retry-After": "5"})
+
+    async def _ask(self, handshake: Handshake) -> None:
+        """Raises HandshakeRefused if `authorize` does; one that fails lets nobody in."""
+        if self.authorize is None:
+            return
+        try:
+            verdict = self.authorize(handshake)
+            if verdict is not None:
+                await verdict
+        except HandshakeRefused:
+            raise
+        except Exception:
+            logger.exception("the authorize handler failed, so the handshake is refused")
+            raise HttpError(500, "the handshake could not be authorized", 4) from None
 
     def _begin(self, handshake: Handshake, transport: Transport, revision: int) -> Connection:
         settings = self.settings
@@ -183,19 +199,9 @@ class Engine:
             del self.sessions[connection.sid]
 
     async def _open_websocket(self, http: HttpConnection, key: str, handshake: Handshake, revision: int) -> None:
-        async with trio.open_nursery() as nursery:
-            transport = await self._accept(nursery, http, key, revision)
+        async with websocket.accepted(http, key, self.settings, revision) as transport:
             if transport is not None:
                 await self._run(self._begin(handshake, transport, revision))
-            nursery.cancel_scope.cancel()
-
-    async def _accept(
-        self, nursery: trio.Nursery, http: HttpConnection, key: str, revision: int
-    ) -> WebSocketTransport | None:
-        try:
-            return await websocket.accept(nursery, http, key, self.settings, revision)
-        except TransportEnded:
-            return None
 
     # A session on polling.
 
@@ -254,13 +260,24 @@ class Engine:
     async def _upgrade(self, exchange: Exchange, connection: Connection) -> None:
         key = websocket.check_upgrade(exchange.request)
         polling = connection.transport
-        if not isinstance(polling, PollingTransport) or connection.engine.state is not State.OPEN:
+        if not isinstance(polling, PollingTransport) or connection.sid in self._upgrading:
             raise admission.bad_request("the session cannot be upgraded")
-        async with trio.open_nursery() as nursery:
-            transport = await self._accept(nursery, exchange.http, key, connection.revision)
-            if transport is not None and await self._probe(connection, polling, transport):
-                await connection.closed.wait()
-            nursery.cancel_scope.cancel()
+        self._upgrading.add(connection.sid)
+        try:
+            async with websocket.accepted(exchange.http, key, self.settings, connection.revision) as transport:
+                if transport is not None:
+                    await self._carry_over(connection, polling, transport)
+        finally:
+            self._upgrading.remove(connection.sid)
+
+    async def _carry_over(
+        self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport
+    ) -> None:
+        if await self._probe(connection, polling, transport):
+            await connection.closed.wait()
+        else:
+            with trio.move_on_after(self.settings.close_timeout):
+                await transport.goodbye(CloseReason.POLICY)
 
     async def _probe(self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport) -> bool:
         """True when the session has moved over. A probe that fails costs its WebSocket, never the session."""

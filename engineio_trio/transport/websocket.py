@@ -3,10 +3,12 @@
 import base64
 import binascii
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 import trio_websocket
+import wsproto.utilities
 
 from engineio_trio.errors import CloseReason
 from engineio_trio.protocol import engine
@@ -16,6 +18,8 @@ from engineio_trio.settings import Settings
 from engineio_trio.transport.base import TransportEnded
 from engineio_trio.transport.http import HttpConnection, HttpError, Request
 from engineio_trio.transport.stream import GuardedStream
+
+logger = logging.getLogger("engineio_trio")
 
 READ_SIZE = 65_536
 logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # it tells every event at DEBUG, in the hot path
@@ -33,6 +37,7 @@ class WebSocketTransport:
         try:
             message = await self._socket.get_message()
         except trio_websocket.ConnectionClosed:
+            await self._stream.aclose()  # which trio-websocket's reader may not have come to yet
             raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
         if isinstance(message, str):
             return (engine.decode_text(message),)
@@ -76,20 +81,44 @@ def check_upgrade(request: Request) -> str:
     return key
 
 
-async def accept(
-    nursery: trio.Nursery, http: HttpConnection, key: str, settings: Settings, revision: int
-) -> WebSocketTransport:
-    """Answer 101 and give the transport; trio-websocket's reader runs in `nursery`, which must outlive it.
+@asynccontextmanager
+async def accepted(
+    http: HttpConnection, key: str, settings: Settings, revision: int
+) -> AsyncIterator[WebSocketTransport | None]:
+    """Answer 101 and give the transport, None when the peer has gone meanwhile; it is carried while the block runs.
 
-    Raises TransportEnded when the peer has gone meanwhile.
+    Afterwards it waits a little for the peer to take our last word. The HTTP connection's stream stays open.
     """
     guard = FrameGuard(max_payload=settings.max_payload, max_fragments=settings.max_fragments)
     stream = GuardedStream(http.stream, key, http.take_over(), guard, settings.write_timeout)
+    try:
+        with _crossing():
+            async with trio.open_nursery() as nursery:
+                socket = await _shake_hands(nursery, stream, settings)
+                yield None if socket is None else WebSocketTransport(socket, stream, revision)
+                nursery.cancel_scope.cancel()
+    finally:
+        await stream.linger()
+
+
+async def _shake_hands(
+    nursery: trio.Nursery, stream: GuardedStream, settings: Settings
+) -> trio_websocket.WebSocketConnection | None:
     request = await trio_websocket.wrap_server_stream(
         nursery, stream, max_message_size=settings.max_payload, receive_buffer_size=READ_SIZE
     )
     try:
-        socket = await request.accept()
+        return await request.accept()
     except trio_websocket.ConnectionClosed:
-        raise TransportEnded(stream.failure or CloseReason.TRANSPORT_CLOSE) from None
-    return WebSocketTransport(socket, stream, revision)
+        return None
+
+
+@contextmanager
+def _crossing() -> Iterator[None]:
+    """A PING that was read before our CLOSE went out makes trio-websocket's reader fail when it answers: nothing is
+    lost by that, for the peer has its CLOSE, and the end of the stream follows it.
+    """
+    try:
+        yield
+    except* wsproto.utilities.LocalProtocolError:
+        logger.debug("a PING crossed our CLOSE")
