@@ -1,9 +1,7 @@
 """Raw clients: bytes in, bytes out, over memory streams or sockets. They break rules as easily as they keep them."""
 
 import dataclasses
-import itertools
 import json
-import os
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +11,7 @@ import h11
 import trio
 import trio.testing
 
-from engineio_trio import SocketServer
+from engineio_trio import CloseReason, Socket, SocketServer
 from engineio_trio.server.serve import Service
 
 MASK = b"\x01\x02\x03\x04"
@@ -367,6 +365,20 @@ class Later:
         return self._value
 
 
-def free_path(tmp: object, counter: "itertools.count[int]" = itertools.count()) -> str:  # noqa: B008 - one for all
-    """A short path for a Unix socket."""
-    return os.path.join(str(tmp), f"s{next(counter)}")
+class Ended:
+    """Why the sockets of a server ended."""
+
+    def __init__(self, server: SocketServer) -> None:
+        self.reasons: list[CloseReason] = []
+        self._event = trio.Event()
+        server.on("disconnect")(self._heard)
+
+    def _heard(self, socket: Socket, reason: CloseReason) -> None:
+        self.reasons.append(reason)
+        self._event.set()
+
+    async def reason(self) -> CloseReason:
+        """The only reason that was given."""
+        await self._event.wait()
+        assert len(self.reasons) == 1
+        return self.reasons[0]
