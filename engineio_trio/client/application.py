@@ -97,6 +97,11 @@ class ClientApplication:
         """Announced attachments did not come."""
         self.connection.close(CloseReason.POLICY)
 
+    def ending(self) -> None:
+        """The connection is closing: whoever waits for an answer is released."""
+        assert self.connection.reason is not None
+        self.left(self.peer, self.connection.reason)
+
     async def closed(self, reason: CloseReason) -> None:
         """The connection has ended."""
         self.left(self.peer, reason)

@@ -144,6 +144,14 @@ class EngineSession:
         self.deadline = now + self._ping_timeout
         return Due.SEND_PING
 
+    def not_read(self, seconds: float) -> None:
+        """Nothing was read for so long, by this side's own choice: that no pong came is nobody's fault.
+
+        When to send the next ping does not change.
+        """
+        if self._awaiting_pong or self._revision == 3:
+            self.deadline += seconds
+
     def probe_failed(self) -> None:
         """The WebSocket that wanted to take over is gone: the session goes on as it was, and may be probed again."""
         if self.state is State.PROBING:
@@ -206,6 +214,10 @@ class ClientEngineSession:
             return Due.NOTHING
         self.close()
         return Due.TIMED_OUT
+
+    def not_read(self, seconds: float) -> None:
+        """Nothing was read for so long, by this side's own choice: that no ping came is nobody's fault."""
+        self.deadline += seconds
 
     def upgraded(self) -> None:
         """UPGRADE has been sent on the probe: it carries the session from now on."""

@@ -11,7 +11,7 @@ from engineio_trio.errors import CloseReason, ConnectRefused
 from engineio_trio.protocol.codec import Decoder
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.socket import Ack, Connect, ConnectError, Event, SocketPacket
-from engineio_trio.protocol.socket_session import SocketSession, Step
+from engineio_trio.protocol.socket_session import NamespaceState, SocketSession, Step
 from engineio_trio.server.connection import Connection
 from engineio_trio.server.namespace import Handler, Kind, Namespace
 from engineio_trio.server.socket import Socket
@@ -97,8 +97,6 @@ class SocketApplication:
             socket.acknowledge(packet.id, result)
 
     async def _run(self, handler: Handler, socket: Socket, args: tuple[Any, ...], ack: int | None) -> None:
-        if socket.closed is not None:
-            return
         result = await handler.function(socket, *args)
         if ack is not None:
             socket.acknowledge(ack, result)
@@ -155,41 +153,47 @@ class SocketApplication:
 
     def left(self, socket: Socket, reason: CloseReason) -> None:
         """A socket has left its namespace while the connection lives on."""
-        handler = self._end(socket, reason)
-        if handler is None:
+        self._end(socket, reason)
+        if socket not in self._owed:
             return
-        if handler.kind is Kind.QUEUED:
-            self._owed[socket] = reason
-            self.connection.handlers.put(partial(self._say_goodbye, handler, socket))
+        handler = self._namespaces[socket.namespace].handlers["disconnect"]
+        if handler.kind is Kind.QUEUED or self.connection.handlers.busy:  # after what the peer said before it left
+            self.connection.handlers.put(partial(self._say_goodbye, socket))
         else:
-            handler.function(socket, reason)
+            handler.function(socket, self._owed.pop(socket))
 
-    def _end(self, socket: Socket, reason: CloseReason) -> Handler | None:
-        """Forget a socket; the answer is its disconnect handler, if it was connected and has one."""
+    def _end(self, socket: Socket, reason: CloseReason) -> None:
+        """Forget a socket; if it was connected, its disconnect handler is owed from now on."""
         del self._sockets[socket.namespace]
         namespace = self._namespaces[socket.namespace]
         was_connected = namespace.sockets.pop(socket.id, None) is not None
         socket.ended(reason)
-        return namespace.handlers.get("disconnect") if was_connected else None
+        if was_connected and "disconnect" in namespace.handlers:
+            self._owed[socket] = reason
 
-    async def _say_goodbye(self, handler: Handler, socket: Socket) -> None:
+    async def _say_goodbye(self, socket: Socket) -> None:
         reason = self._owed.pop(socket, None)
-        if reason is not None:
-            with trio.move_on_after(self.connection.settings.close_timeout, shield=True):
-                await handler.function(socket, reason)
+        if reason is None:
+            return
+        handler = self._namespaces[socket.namespace].handlers["disconnect"]
+        with trio.move_on_after(self.connection.settings.close_timeout, shield=True):
+            waiting = handler.function(socket, reason)
+            if handler.kind is Kind.QUEUED:
+                await waiting
+
+    def ending(self) -> None:
+        """The sockets that are connected end; one whose connect handler runs may still be accepted, and ends later."""
+        assert self.connection.reason is not None
+        for socket in tuple(self._sockets.values()):
+            if self.session.state(socket.namespace) is NamespaceState.CONNECTED:
+                self._end(socket, self.connection.reason)
 
     async def closed(self, reason: CloseReason) -> None:
         """The connection has ended: every socket ends with it, and each disconnect handler runs once."""
         for socket in tuple(self._sockets.values()):
-            handler = self._end(socket, reason)
-            if handler is None:
-                continue
-            if handler.kind is Kind.QUEUED:
-                self._owed[socket] = reason
-            else:
-                handler.function(socket, reason)
+            self._end(socket, reason)
         for socket in tuple(self._owed):
-            await self._say_goodbye(self._namespaces[socket.namespace].handlers["disconnect"], socket)
+            await self._say_goodbye(socket)
 
 
 def _auth(handler: Handler, data: Any) -> tuple[Any, ...]:

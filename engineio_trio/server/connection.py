@@ -56,6 +56,12 @@ class Application(Protocol):
     def on_deadline(self, now: float) -> None:
         """The deadline has passed."""
 
+    def ending(self) -> None:
+        """The connection is closing: nothing more comes from the peer. What it said before is still handled, within
+
+        `close_timeout`, so whoever waits for an answer of it must be released now.
+        """
+
     async def closed(self, reason: CloseReason) -> None:
         """The connection has ended. Runs shielded, and bounded by `close_timeout`."""
 
@@ -139,6 +145,11 @@ class Connection:
                 nursery.start_soon(self._write, written)
                 with self._reading:
                     await self._read()
+                if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
+                    self.transport.closing()
+                self.application.ending()
+                with trio.move_on_after(self.settings.close_timeout):
+                    await self.handlers.idle()
                 if not self._is_abrupt():
                     with trio.move_on_after(self.settings.close_timeout):
                         await written.wait()
@@ -199,9 +210,20 @@ class Connection:
         for packet in packets:
             self._receive(packet, now)
             if self.application.full:
-                await self.application.room()
+                await self._wait_for_room()
             if self.reason is not None:
                 return
+
+    async def _wait_for_room(self) -> None:
+        """Handlers are behind, so nothing is read: pings go out all the same, and no silence is held against the peer."""
+        while self.application.full:
+            began = trio.current_time()
+            with trio.CancelScope(deadline=self.engine.deadline):
+                await self.application.room()
+            now = trio.current_time()
+            self.engine.not_read(now - began)
+            if self.engine.on_deadline(now) is Due.SEND_PING:
+                self.send(PING)
 
     def _receive(self, packet: Packet, now: float) -> None:
         action = self.engine.receive(packet, Door.CURRENT, now)
@@ -224,7 +246,7 @@ class Connection:
     async def _write(self, written: trio.Event) -> None:
         while batch := await self.outbox.take():
             if not await self._write_batch(batch):
-                return
+                break
         written.set()
 
     async def _write_batch(self, batch: list[Encoded]) -> bool:

@@ -15,13 +15,15 @@ Job = Callable[[], Awaitable[None]]
 class HandlerQueue:
     """Jobs of one connection, run one after the other in a task that is started by the first of them."""
 
-    __slots__ = ("_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
+    __slots__ = ("_busy", "_idle", "_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._jobs: deque[Job] = deque()
         self._nursery: trio.Nursery | None = None
         self._running = False
+        self._busy = False
+        self._idle = trio.Event()
         self._wake = trio.Event()
         self._room = trio.Event()
 
@@ -49,6 +51,17 @@ class HandlerQueue:
             self._room = trio.Event()
             await self._room.wait()
 
+    @property
+    def busy(self) -> bool:
+        """A job is running or waiting."""
+        return self._busy or bool(self._jobs)
+
+    async def idle(self) -> None:
+        """Return when every job has been run."""
+        while self.busy:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
     def _start(self) -> None:
         assert self._nursery is not None
         self._running = True
@@ -57,7 +70,10 @@ class HandlerQueue:
     async def _run(self) -> None:
         while True:
             while self._jobs:
+                self._busy = True
                 await self._jobs.popleft()()
+                self._busy = False
                 self._room.set()
+            self._idle.set()
             self._wake = trio.Event()
             await self._wake.wait()

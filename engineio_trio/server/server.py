@@ -118,12 +118,18 @@ class Session:
 
     async def __anext__(self) -> str | bytes:
         while not self._messages:
+            if self.closed is not None:
+                raise StopAsyncIteration
             await self._changed.park()
         message = self._messages.popleft()
         self._changed.unpark_all()
         return message
 
     # What follows is for the server, not for handlers.
+
+    def ending(self) -> None:
+        """Nothing more comes: the iteration ends after what has come."""
+        self._changed.unpark_all()
 
     def receive(self, message: str | bytes) -> None:
         """A message of the peer, for the handler to take."""
@@ -171,12 +177,18 @@ class _SessionApplication:
     def on_deadline(self, now: float) -> None:
         """It has none."""
 
+    def ending(self) -> None:
+        self._session.ending()
+
     async def closed(self, reason: CloseReason) -> None:
         """The handler has been cancelled with its connection; nothing is left to tell."""
 
 
 class EngineServer(_Server):
-    """A bare Engine.IO 4 server: `async def handler(session)` runs for each session, and is cancelled when it ends."""
+    """A bare Engine.IO 4 server: `async def handler(session)` runs for each session.
+
+    When the session ends, so does the handler's iteration over it; within `close_timeout` the handler is cancelled.
+    """
 
     def __init__(
         self,

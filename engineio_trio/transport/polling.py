@@ -27,6 +27,7 @@ class Phase(enum.Enum):
 
     CARRYING = "carrying"
     PROBING = "probing"
+    CLOSING = "closing"  # nobody reads what is posted any more; what is queued, and the goodbye, still go out
     REPLACED = "replaced"
     ENDED = "ended"
 
@@ -94,13 +95,21 @@ class PollingTransport:
 
     def probing(self, under_way: bool) -> None:
         """A WebSocket is being probed (or no longer): polls are answered soon, so that the client can pause."""
-        self._phase = Phase.PROBING if under_way else Phase.CARRYING
-        self._lot.unpark_all()
+        if self._phase in (Phase.CARRYING, Phase.PROBING):
+            self._phase = Phase.PROBING if under_way else Phase.CARRYING
+            self._lot.unpark_all()
 
     def replace(self) -> None:
         """Another transport carries the session from now on; a waiting poll is answered with NOOP."""
         self._phase = Phase.REPLACED
         self._lot.unpark_all()
+
+    def closing(self) -> None:
+        """The session reads no more: what is posted is dropped, and the peer's own goodbye ends ours."""
+        if self._phase in (Phase.CARRYING, Phase.PROBING):
+            self._phase = Phase.CLOSING
+            self._posting, self._posted = False, None
+            self._lot.unpark_all()
 
     def end(self, reason: CloseReason) -> None:
         """The session is over; a waiting poll is told so."""
@@ -141,7 +150,7 @@ class PollingTransport:
     async def _next_batch(self) -> Sequence[Encoded]:
         while self._offer is not Offer.WAITING:
             match self._phase:
-                case Phase.CARRYING:
+                case Phase.CARRYING | Phase.CLOSING:
                     await self._lot.park()
                 case Phase.PROBING:
                     with trio.move_on_after(PROBING_PATIENCE) as patience:
@@ -173,6 +182,10 @@ class PollingTransport:
             raise Overlap
         if self._phase in (Phase.REPLACED, Phase.ENDED):
             raise SessionOver
+        if self._phase is Phase.CLOSING:
+            if any(packet.type is PacketType.CLOSE for packet in packets):
+                self.end(CloseReason.TRANSPORT_CLOSE)
+            return
         self._posting, self._posted = True, packets
         self._lot.unpark_all()
         try:

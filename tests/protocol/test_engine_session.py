@@ -200,6 +200,19 @@ def test_error_does_not_repeat_the_message() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_what_was_not_read_is_not_held_against_the_peer() -> None:
+    made = session()
+    made.not_read(100)
+    assert made.deadline == INTERVAL
+    assert made.on_deadline(INTERVAL) is Due.SEND_PING
+    made.not_read(100)
+    assert made.on_deadline(INTERVAL + TIMEOUT + 99) is Due.NOTHING
+    assert made.on_deadline(INTERVAL + TIMEOUT + 100) is Due.TIMED_OUT
+    old = session(3)
+    old.not_read(100)
+    assert old.deadline == INTERVAL + TIMEOUT + 100
+
+
 # The client's side
 
 
@@ -273,3 +286,9 @@ def test_client_that_was_closed_waits_for_nothing() -> None:
     made.receive(Packet(PacketType.CLOSE), Door.CURRENT, 1)
     assert made.deadline == math.inf
     assert made.on_deadline(1000) is Due.NOTHING
+
+
+def test_what_the_client_did_not_read_is_not_held_against_the_server() -> None:
+    made = client()
+    made.not_read(10)
+    assert made.deadline == INTERVAL + TIMEOUT + 10

@@ -201,7 +201,6 @@ async def test_a_push_waits_for_its_own_acknowledgement(tmp_path: Path) -> None:
         await node.tells(Stream.RECEIPT, ("p0", "acked"), "id", "state")
 
 
-@pytest.mark.xfail(reason="the server drops queued events of a socket that has left", strict=True)
 async def test_what_was_said_before_leaving_is_stored(tmp_path: Path) -> None:
     async with running(tmp_path) as node, node.device("d1") as device:
         for number in range(5):
