@@ -102,7 +102,9 @@ class EngineSession:
     `upgradable` is true for a session that began on polling: it may move to a WebSocket, once.
     """
 
-    __slots__ = ("_awaiting_pong", "_ping_interval", "_ping_timeout", "_revision", "_upgradable", "deadline", "state")
+    __slots__ = (
+        "_awaiting_pong", "_ping_interval", "_ping_timeout", "_revision", "_unread", "_upgradable", "deadline", "state",
+    )  # fmt: skip
 
     def __init__(
         self, *, ping_interval: float, ping_timeout: float, now: float, revision: int = 4, upgradable: bool
@@ -112,6 +114,7 @@ class EngineSession:
         self._revision = revision
         self._upgradable = upgradable
         self._awaiting_pong = False
+        self._unread = 0.0  # seconds since the last ping in which nothing was read
         self.state = State.OPEN
         self.deadline = now + ping_interval + (ping_timeout if revision == 3 else 0)
 
@@ -141,16 +144,18 @@ class EngineSession:
             self._enter(State.CLOSED)
             return Due.TIMED_OUT
         self._awaiting_pong = True
+        self._unread = 0.0
         self.deadline = now + self._ping_timeout
         return Due.SEND_PING
 
     def not_read(self, seconds: float) -> None:
         """Nothing was read for so long, by this side's own choice: that no pong came is nobody's fault.
 
-        When to send the next ping does not change.
+        When to send the next ping does not change: the peer counts, too.
         """
         if self._awaiting_pong or self._revision == 3:
             self.deadline += seconds
+            self._unread += seconds
 
     def probe_failed(self) -> None:
         """The WebSocket that wanted to take over is gone: the session goes on as it was, and may be probed again."""
@@ -170,7 +175,7 @@ class EngineSession:
             self.deadline = now + self._ping_interval + self._ping_timeout
         elif self._awaiting_pong:
             self._awaiting_pong = False
-            self.deadline = now + self._ping_interval
+            self.deadline = now + max(self._ping_interval - self._unread, 0)
 
     def _enter(self, state: State) -> None:
         self.state = state

@@ -215,7 +215,7 @@ class Connection:
                 return
 
     async def _wait_for_room(self) -> None:
-        """Handlers are behind, so nothing is read: pings go out all the same, and no silence is held against the peer."""
+        """Handlers are behind, so nothing is read: pings go out all the same, and silence is nobody's fault."""
         while self.application.full:
             began = trio.current_time()
             with trio.CancelScope(deadline=self.engine.deadline):

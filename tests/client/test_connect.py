@@ -54,10 +54,6 @@ def make_server(settings: Settings | None = None) -> SocketServer:
     async def ask(socket: Socket, *args: Any) -> Any:
         return await socket.call("question", *args)
 
-    @server.on("silence")
-    async def silence(socket: Socket) -> None:
-        await trio.sleep_forever()
-
     @server.on("kick")
     def kick(socket: Socket) -> None:
         socket.emit("kicked", "another came")
@@ -213,7 +209,7 @@ async def test_server_shuts_down(url: str, server: Any, transports: tuple[str, .
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.shutdown)
             with pytest.raises(Disconnected) as caught:
-                await socket.call("silence", timeout=60)
+                await socket.call("unheard of", timeout=60)
         assert caught.value.reason is socket.closed is CloseReason.TRANSPORT_CLOSE
         assert [event.name async for event in socket] == ["welcome"]
 
@@ -221,7 +217,7 @@ async def test_server_shuts_down(url: str, server: Any, transports: tuple[str, .
 async def test_ack_timeout(url: str) -> None:
     async with connect(url) as socket:
         with pytest.raises(AckTimeout):
-            await socket.call("silence", timeout=0.01)
+            await socket.call("unheard of", timeout=0.01)
         assert await socket.call("echo", 2) == 2
 
 

@@ -208,6 +208,11 @@ def test_what_was_not_read_is_not_held_against_the_peer() -> None:
     made.not_read(100)
     assert made.on_deadline(INTERVAL + TIMEOUT + 99) is Due.NOTHING
     assert made.on_deadline(INTERVAL + TIMEOUT + 100) is Due.TIMED_OUT
+    late = session()
+    late.on_deadline(INTERVAL)
+    late.not_read(10)
+    late.receive(PONG, Door.CURRENT, INTERVAL + 10)
+    assert late.deadline == 2 * INTERVAL
     old = session(3)
     old.not_read(100)
     assert old.deadline == INTERVAL + TIMEOUT + 100
