@@ -96,8 +96,9 @@ class Store(Protocol):
     async def fetch(self, device: str, epoch: int, after: int, limit: int) -> list[Message]:
         """The next messages of the inbox with seq > `after`, lowest first; durably marked as sent before it returns.
 
-        A message is `redelivered` if an earlier fetch, of this connection or another, has answered with it. Expired
-        ones are removed on the way, with an `expired` receipt. Raises StaleEpoch if `epoch` is not the holder's.
+        A message is `redelivered` if an earlier fetch, of this connection or another, has answered with it or a
+        later one (nobody reads past what it has not got). Expired ones are removed on the way, with an `expired`
+        receipt. Raises StaleEpoch if `epoch` is not the holder's.
         """
 
     async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
