@@ -15,15 +15,16 @@ T = TypeVar("T")
 
 
 class Backoff:
-    """How long to wait before the next try: doubles up to 5 s, each time spread over its upper half."""
+    """How long to wait before the next try: doubles up to `longest` seconds, each spread over its upper half."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = LONGEST) -> None:
         self._next = FIRST
+        self._longest = longest
 
     async def sleep(self) -> None:
         """Wait before trying again."""
         delay = self._next
-        self._next = min(2 * delay, LONGEST)
+        self._next = min(2 * delay, self._longest)
         await trio.sleep(delay * random.uniform(0.5, 1.0))
 
 

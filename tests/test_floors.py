@@ -27,6 +27,8 @@ FLOORS = {
     "pushd": """
         values:     errors model jsonbytes failpoint limits backoff metrics requests
         settings:   store.base config.layers config.sections config.keys config.loading config config.reference
+        redis:      store.redis.replies store.redis.wire store.redis.address store.redis.link store.redis.routing
+                    store.redis.sentinel store.redis.cluster store.redis.pubsub store.redis.topology
         store:      store.sqlite.transaction store.sqlite.worker store.sqlite.schema store.sqlite.streams
                     store.sqlite.bindings store.sqlite.devices store.sqlite.messages store.sqlite.store store
         devices:    auth.identity auth.http auth.authenticators auth
