@@ -105,8 +105,11 @@ def _remove(tx: Transaction, rows: Iterable[tuple[int, int, str, int, str]], sta
 
 def drop_marks(tx: Transaction, limit: int) -> int:
     """Forget push ids that are older than the dedupe window; answers how many."""
-    some = "SELECT device, id FROM mark WHERE until <= ? LIMIT ?"
-    return tx.db.execute(f"DELETE FROM mark WHERE (device, id) IN ({some})", (tx.now, limit)).rowcount
+    rows = tx.db.execute("SELECT device, id FROM mark WHERE until <= ? LIMIT ?", (tx.now, limit)).fetchall()
+    tx.db.executemany(
+        "DELETE FROM mark WHERE device = ? AND id = ?", rows
+    )  # each by its key; IN would walk all of a device
+    return len(rows)
 
 
 def uplink(tx: Transaction, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
