@@ -96,14 +96,15 @@ def _not_allowed(packet: Packet, where: str) -> RemoteProtocolError:
 class EngineSession:
     """The server's side of one session.
 
-    `deadline` is when `on_deadline` has to be called next (infinity once closed), `state` is where the session is.
+    `deadline` is when `on_deadline` has to be called next (infinity once closed), `state` is where the session is,
+    `awaiting_pong` is whether a ping has not been answered.
     Times are in seconds. In revision 4 the server pings `ping_interval` after the last pong, first after one interval,
     and only a pong within `ping_timeout` keeps the session; in revision 3 the client pings, and has the sum of both.
     `upgradable` is true for a session that began on polling: it may move to a WebSocket, once.
     """
 
     __slots__ = (
-        "_awaiting_pong", "_ping_interval", "_ping_timeout", "_revision", "_unread", "_upgradable", "deadline", "state",
+        "_ping_interval", "_ping_timeout", "_revision", "_unread", "_upgradable", "awaiting_pong", "deadline", "state",
     )  # fmt: skip
 
     def __init__(
@@ -113,7 +114,7 @@ class EngineSession:
         self._ping_timeout = ping_timeout
         self._revision = revision
         self._upgradable = upgradable
-        self._awaiting_pong = False
+        self.awaiting_pong = False
         self._unread = 0.0  # seconds since the last ping in which nothing was read
         self.state = State.OPEN
         self.deadline = now + ping_interval + (ping_timeout if revision == 3 else 0)
@@ -140,10 +141,10 @@ class EngineSession:
         """What is due at `now`; NOTHING before `deadline`. After TIMED_OUT the session is closed."""
         if now < self.deadline:
             return Due.NOTHING
-        if self._revision == 3 or self._awaiting_pong:
+        if self._revision == 3 or self.awaiting_pong:
             self._enter(State.CLOSED)
             return Due.TIMED_OUT
-        self._awaiting_pong = True
+        self.awaiting_pong = True
         self._unread = 0.0
         self.deadline = now + self._ping_timeout
         return Due.SEND_PING
@@ -153,7 +154,7 @@ class EngineSession:
 
         When to send the next ping does not change: the peer counts, too.
         """
-        if self._awaiting_pong or self._revision == 3:
+        if self.awaiting_pong or self._revision == 3:
             self.deadline += seconds
             self._unread += seconds
 
@@ -173,8 +174,8 @@ class EngineSession:
         """The peer's half of the heartbeat came. An unasked pong changes nothing."""
         if self._revision == 3:
             self.deadline = now + self._ping_interval + self._ping_timeout
-        elif self._awaiting_pong:
-            self._awaiting_pong = False
+        elif self.awaiting_pong:
+            self.awaiting_pong = False
             self.deadline = now + max(self._ping_interval - self._unread, 0)
 
     def _enter(self, state: State) -> None:
@@ -189,6 +190,8 @@ class ClientEngineSession:
     `deadline` is when the server is taken for dead: ping interval and timeout after its last ping, for nothing but a
     ping shows that its heart beats. `state` is where the session is.
     """
+
+    awaiting_pong = False  # it is the server that pings
 
     __slots__ = ("_patience", "deadline", "state")
 

@@ -5,6 +5,7 @@ A connection is run by one task, which is also its reader. Beside it stand a wri
 connection is the same thing with the other state machine.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -21,6 +22,7 @@ from engineio_trio.transport.base import Transport, TransportEnded, TransportRep
 from engineio_trio.transport.polling import PollingTransport
 
 PING = Encoded.engine(Packet(PacketType.PING))
+PONG = Encoded.engine(Packet(PacketType.PONG))
 
 # After these there is no one left to tell: what is still queued is dropped.
 ABRUPT = frozenset(
@@ -73,8 +75,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_reading", "application", "closed", "engine", "handlers", "handshake", "outbox", "reason", "revision", "seen",
-        "settings", "sid", "transport",
+        "_begin", "_reading", "application", "closed", "engine", "handlers", "handshake", "outbox", "reason",
+        "revision", "seen", "settings", "sid", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -99,16 +101,17 @@ class Connection:
         self.seen = trio.current_time()
         self.reason: CloseReason | None = None
         self.closed = trio.Event()
+        self._begin: Callable[[], None] | None = None
         self._reading = trio.CancelScope()
 
     def open(self, application: Application) -> None:
-        """A server's part: say OPEN and let the application begin."""
+        """A server's part: say OPEN; the application begins with `run`."""
         self.application = application
+        self._begin = application.opened
         upgrades = ("websocket",) if isinstance(self.transport, PollingTransport) else ()
         settings = self.settings
         opening = Open(self.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload)
         self.send(Encoded.engine(opening.packet()))
-        application.opened()
 
     def send(self, encoded: Encoded) -> None:
         """Queue a message for the peer; never waits. A peer that does not read is closed as a slow consumer."""
@@ -141,6 +144,8 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self.handlers.open(nursery)
+                if self._begin is not None:
+                    self._begin()
                 written = trio.Event()
                 nursery.start_soon(self._write, written)
                 with self._reading:
@@ -218,11 +223,13 @@ class Connection:
         """Handlers are behind, so nothing is read: pings go out all the same, and silence is nobody's fault."""
         while self.application.full:
             began = trio.current_time()
-            with trio.CancelScope(deadline=self.engine.deadline):
+            awaiting = self.engine.awaiting_pong  # it may be waiting to be read, but the peer waits for our next ping
+            deadline = began + self.settings.ping_interval if awaiting else self.engine.deadline
+            with trio.CancelScope(deadline=deadline):
                 await self.application.room()
             now = trio.current_time()
             self.engine.not_read(now - began)
-            if self.engine.on_deadline(now) is Due.SEND_PING:
+            if self.engine.on_deadline(now) is Due.SEND_PING or (awaiting and now >= deadline):
                 self.send(PING)
 
     def _receive(self, packet: Packet, now: float) -> None:
@@ -230,7 +237,7 @@ class Connection:
         if action is Action.DELIVER:
             self.application.message(packet.data)
         elif action is Action.ANSWER_PING:
-            self.send(Encoded.engine(Packet(PacketType.PONG, packet.data)))
+            self.send(PONG)  # never with the ping's data, as the reference implementation
         elif action is Action.CLOSE:
             self.close(CloseReason.TRANSPORT_CLOSE)
 

@@ -217,7 +217,8 @@ class Engine:
                 outcome = error
             nursery.cancel_scope.cancel()
         if isinstance(outcome, PeerGone):
-            connection.close(CloseReason.TRANSPORT_CLOSE)
+            if transport.vital:
+                connection.close(CloseReason.TRANSPORT_CLOSE)
             raise outcome
         if isinstance(outcome, Overlap):
             connection.close(CloseReason.TRANSPORT_ERROR)
@@ -268,7 +269,7 @@ class Engine:
                 if transport is not None:
                     await self._carry_over(connection, polling, transport)
         finally:
-            self._upgrading.remove(connection.sid)
+            self._upgrading.discard(connection.sid)
 
     async def _carry_over(
         self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport
@@ -276,6 +277,7 @@ class Engine:
         if await self._probe(connection, polling, transport):
             await connection.closed.wait()
         else:
+            self._upgrading.discard(connection.sid)
             with trio.move_on_after(self.settings.close_timeout):
                 await transport.goodbye(CloseReason.POLICY)
 

@@ -75,6 +75,8 @@ class PollingTransport:
             self._raise_if_over()
             await self._lot.park()
         packets, self._posted = self._posted, None
+        if self._phase is Phase.REPLACED:
+            self._release_post()
         return packets
 
     async def send(self, batch: Sequence[Encoded]) -> None:
@@ -102,6 +104,13 @@ class PollingTransport:
     def replace(self) -> None:
         """Another transport carries the session from now on; a waiting poll is answered with NOOP."""
         self._phase = Phase.REPLACED
+        if self._posted is None:
+            self._release_post()
+        self._lot.unpark_all()
+
+    def _release_post(self) -> None:
+        """The session has taken what was posted and will not come back for more: the POST need not wait for it."""
+        self._posting = False
         self._lot.unpark_all()
 
     def closing(self) -> None:
@@ -128,11 +137,16 @@ class PollingTransport:
 
     # What the HTTP side sees.
 
+    @property
+    def vital(self) -> bool:
+        """The session cannot outlive a poll that fails now: it is carried here, or its last batch here was in it."""
+        return self._phase is not Phase.REPLACED or self._offer is Offer.TAKEN
+
     async def poll(self, answer: Callable[[Response], Awaitable[None]]) -> None:
         """Serve one GET: wait until there is something to say, and write it with `answer`.
 
         Raises Overlap, or SessionOver when there is no session to speak for any more. If `answer` raises or is
-        cancelled the batch is lost: the caller ends the session then.
+        cancelled the batch is lost: the caller ends the session then, if this transport is `vital`.
         """
         if self._polling:
             raise Overlap
@@ -169,8 +183,9 @@ class PollingTransport:
             return Response(200, payload.encode([encoded.polling for encoded in batch]))
         packets = [packet for encoded in batch for packet in encoded.packets]
         body = payload.encode_v3(packets, binary=not self._base64)
-        kind = "text/plain; charset=UTF-8" if self._base64 else "application/octet-stream"
-        return Response(200, body, kind)
+        if payload.is_binary_v3(packets, binary=not self._base64):
+            return Response(200, body, "application/octet-stream")
+        return Response(200, body)
 
     async def post(self, packets: Sequence[Packet]) -> None:
         """Serve one POST: returns when the session has dealt with the packets, which is the sender's back-pressure.

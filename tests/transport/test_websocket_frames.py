@@ -1,4 +1,4 @@
-"""Frames that break RFC 6455, and the exact close code that a raw client gets (rows W1 to W3, by Autobahn's case families)."""
+"""Frames that break RFC 6455, and the exact close code for each (rows W1 to W3, by Autobahn's case families)."""
 
 import struct
 

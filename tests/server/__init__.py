@@ -1,0 +1,1 @@
+"""The server, by hand-made clients over memory streams."""
