@@ -236,3 +236,27 @@ async def test_a_read_sees_what_was_just_written(backend: Backend) -> None:
         for number in range(50):
             entry = await store.append(Stream.DEAD, {"n": str(number)})
             assert await store.newest(Stream.DEAD) == entry
+
+
+def test_a_process_whose_trio_falls_ends_all_the_same(tmp_path: Path) -> None:
+    """An open store must not keep alive what is dead: its supervisor waits for the exit."""
+    program = f"""
+import signal, trio
+from tests.pushd.stores import sqlite_file
+from pathlib import Path
+
+def fall(*_):
+    raise SystemError("in the middle of Trio's scheduler")
+
+async def main():
+    async with sqlite_file(Path({str(tmp_path)!r})).open():
+        signal.signal(signal.SIGALRM, fall)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert b"in the middle of Trio's scheduler" in ended.stderr

@@ -70,7 +70,8 @@ class Worker:
         self._last = False
         self.failing = False  # the database refused something of the last transaction
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._main, name=f"pushd store ({begin})")
+        # A daemon thread: it is joined by aclose(), but if Trio itself falls the process must be able to end.
+        self._thread = threading.Thread(target=self._main, name=f"pushd store ({begin})", daemon=True)
 
     async def open(self) -> None:
         """Start the thread and connect. Raises what `connect` raised, or StoreUnavailable. Shielded: it is bounded."""
