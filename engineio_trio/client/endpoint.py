@@ -82,6 +82,15 @@ def to_url(
         stream = await trio.open_tcp_stream(host, port)
         if context is None:
             return stream
-        return trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError as error:
+            await trio.aclose_forcefully(secured)
+            raise ConnectionError(f"no TLS with {parts.netloc}: {error.__cause__ or error}") from error
+        except BaseException:
+            await trio.aclose_forcefully(secured)
+            raise
+        return secured
 
     return Endpoint(dial, parts.netloc, path, query, headers, settings)

@@ -1,7 +1,8 @@
 """A WebSocket as a client: trio-websocket on a stream that tells when it has ended."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 import trio_websocket
@@ -115,23 +116,31 @@ async def _open(
 
 
 class _EndingStream(trio.abc.Stream):
-    """`stream`; `on_end` is called when nothing more comes from it."""
+    """`stream`; `on_end` is called when nothing more comes from it, or goes into it."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self.on_end: Callable[[], object] | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data: bytes | bytearray = b""
-        try:
+        with self._watched():
             data = await self._stream.receive_some(max_bytes)
-        finally:
-            if not data and self.on_end is not None:
-                self.on_end()
+        if not data and self.on_end is not None:
+            self.on_end()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        with self._watched():
+            await self._stream.send_all(data)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if self.on_end is not None:
+                self.on_end()
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
