@@ -1,5 +1,6 @@
 """A socket: one peer in one namespace, as handlers see it."""
 
+import contextlib
 import dataclasses
 import enum
 import secrets
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
-from engineio_trio.errors import AckTimeout, CloseReason, Disconnected
+from engineio_trio.errors import AckTimeout, CloseReason, Disconnected, LocalProtocolError
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.socket import Ack, Disconnect, Event
@@ -25,6 +26,14 @@ class Stage(enum.Enum):
     CONNECTING = "connecting"  # its connect handler has not said yes; what it emits is held back
     CONNECTED = "connected"
     CLOSED = "closed"
+
+
+class Leaving(enum.Enum):
+    """What was asked of a socket while it was connecting."""
+
+    NOT = "not"
+    NAMESPACE = "namespace"
+    CLOSING = "closing"
 
 
 class Owner(Protocol):
@@ -52,8 +61,8 @@ class Socket:
     """
 
     __slots__ = (
-        "__weakref__", "_awaited", "_early", "_early_size", "_owner", "_rooms", "_stage", "closed", "data", "id",
-        "namespace",
+        "__weakref__", "_awaited", "_early", "_early_size", "_leaving", "_owner", "_rooms", "_stage", "closed", "data",
+        "id", "namespace",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, namespace: str, rooms: "Rooms[Socket]") -> None:
@@ -64,6 +73,7 @@ class Socket:
         self._owner = owner
         self._rooms = rooms
         self._stage = Stage.CONNECTING
+        self._leaving = Leaving.NOT
         self._early: list[Encoded] = []
         self._early_size = 0
         self._awaited: dict[int, Awaited] = {}
@@ -116,9 +126,7 @@ class Socket:
             if on_gone is not None:
                 on_gone()
             return
-        ack = self._owner.session.next_ack(self.namespace)
-        self._awaited[ack] = Awaited(on_ack, on_gone)
-        self.send(Encoded.socket(Event(event, args, self.namespace, ack)))
+        self._ask(event, args, Awaited(on_ack, on_gone))
 
     async def call(self, event: str, *args: Any, timeout: float = CALL_TIMEOUT) -> Any:
         """Send an event and wait up to `timeout` seconds for the acknowledgement: None, one value, or a tuple of them.
@@ -128,27 +136,41 @@ class Socket:
         if self.closed is not None:
             raise Disconnected(self.closed)
         answered = trio.Event()
-        answer: tuple[Any, ...] = ()
+        answer: tuple[Any, ...] | None = None
 
         def on_ack(*values: Any) -> None:
             nonlocal answer
             answer = values
             answered.set()
 
-        ack = self._owner.session.next_ack(self.namespace)
-        self._awaited[ack] = Awaited(on_ack, answered.set)
-        self.send(Encoded.socket(Event(event, args, self.namespace, ack)))
+        ack = self._ask(event, args, Awaited(on_ack, answered.set))
         try:
             with trio.fail_after(timeout):
                 await answered.wait()
         except trio.TooSlowError:
             raise AckTimeout(f"no acknowledgement of {event!r} within {timeout} s") from None
         finally:
-            if self._awaited.pop(ack, None) is not None:
-                self._owner.session.forget_ack(self.namespace, ack)
-        if self.closed is not None and not answer:
+            self._forget(ack)
+        if answer is None:
+            assert self.closed is not None, "released without an answer"
             raise Disconnected(self.closed)
         return None if not answer else answer[0] if len(answer) == 1 else answer
+
+    def _ask(self, event: str, args: tuple[Any, ...], awaited: Awaited) -> int:
+        """Send an event with a fresh acknowledgement id, which is the answer; what cannot be sent is not awaited."""
+        ack = self._owner.session.next_ack(self.namespace)
+        self._awaited[ack] = awaited
+        try:
+            encoded = Encoded.socket(Event(event, args, self.namespace, ack))
+        except LocalProtocolError:
+            self._forget(ack)
+            raise
+        self.send(encoded)
+        return ack
+
+    def _forget(self, ack: int) -> None:
+        if self._awaited.pop(ack, None) is not None:
+            self._owner.session.forget_ack(self.namespace, ack)
 
     async def flush(self) -> None:
         """Return when all that was emitted so far has been written. Raises Disconnected if it cannot be."""
@@ -158,7 +180,11 @@ class Socket:
         """Leave the namespace by the server's will: the peer gets DISCONNECT, and a stock client does not come back.
 
         With `close` the whole connection ends too, after what is queued has been written (within `close_timeout`).
+        While its connect handler runs, a socket can only be marked: it leaves as soon as it has been let in.
         """
+        if self._stage is Stage.CONNECTING:
+            self._leaving = Leaving.CLOSING if close else Leaving.NAMESPACE
+            return
         if self._stage is Stage.CONNECTED:
             self.send(Encoded.socket(Disconnect(self.namespace)))
             self._owner.session.left(self.namespace)
@@ -202,6 +228,8 @@ class Socket:
         for encoded in self._early:
             self._owner.connection.send(encoded)
         self._early = []
+        if self._leaving is not Leaving.NOT:
+            self.disconnect(close=self._leaving is Leaving.CLOSING)
 
     def ended(self, reason: CloseReason) -> None:
         """Nothing more is sent, all rooms are left, and whoever waits for an acknowledgement is released."""
@@ -210,6 +238,7 @@ class Socket:
         self._early = []
         self._rooms.leave_all(self)
         awaited, self._awaited = self._awaited, {}
-        for one in awaited.values():
-            if one.on_gone is not None:
-                one.on_gone()
+        with contextlib.ExitStack() as every:  # each of them is told, even if another one fails
+            for one in awaited.values():
+                if one.on_gone is not None:
+                    every.callback(one.on_gone)

@@ -77,7 +77,7 @@ ENDS: dict[CloseReason, Callable[[Wire, SocketServer], Awaitable[None]]] = {
     CloseReason.SHUTDOWN: server_shuts_down,
     CloseReason.INTERNAL_ERROR: a_handler_fails,
 }
-ELSEWHERE = {CloseReason.TRANSPORT_ERROR: "test_polling", CloseReason.CONNECT_TIMEOUT: "test_socketio"}
+ELSEWHERE = {CloseReason.TRANSPORT_ERROR: "below", CloseReason.CONNECT_TIMEOUT: "below"}
 
 
 def test_every_reason_has_a_test() -> None:
