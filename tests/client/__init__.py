@@ -1,0 +1,1 @@
+"""The Trio client: over real sockets, over memory with a clock that jumps, against node."""
