@@ -250,7 +250,8 @@ def _add_client_commands(add: Any) -> None:
 
     text = "Show the entries of a stream, one line each.\n\nstreams: " + ", ".join(Stream)
     parser = _command(add, "tail", "show the entries of a stream", text, _TAIL_EXAMPLES)
-    parser.add_argument("stream", metavar="STREAM", choices=list(Stream), help="the stream's name")
+    names = [stream.value for stream in Stream]  # argparse shows an enum's members as Python would
+    parser.add_argument("stream", metavar="STREAM", choices=names, help="the stream's name")
     parser.add_argument(
         "--after", metavar="ID", default="", help="only entries after this id ($: only what comes from now)"
     )

@@ -101,6 +101,13 @@ def test_wrong_usage_is_exit_code_2(run: Run, argv: tuple[str, ...]) -> None:
     assert "pushdctl" in ran.err
 
 
+def test_an_unknown_stream_is_answered_with_the_known_ones(run: Run) -> None:
+    told = run("tail", "rumours").err
+    assert "invalid choice: 'rumours'" in told
+    assert "uplink" in told
+    assert "Stream." not in told
+
+
 def test_a_message_that_is_no_json_is_explained(run: Run) -> None:
     ran = run("send", "--all", "hello")
     assert ran.code == 2
