@@ -18,6 +18,7 @@ Violations = Iterator[str]
 
 START = ("online", "takeover")
 FINAL = ("acked", "delivered", "expired", "refused")
+NOTICE = 2.0  # seconds after which a device has noticed that its connection is gone, and noted it
 CLOCK = 0.002  # seconds by which two readings of one clock may seem to disagree: times are written rounded
 
 
@@ -54,6 +55,7 @@ def check(evidence: Evidence) -> list[str]:
     return [
         *status_is_exact(evidence, epochs),
         *nothing_is_left_by_a_clean_end(evidence, epochs),
+        *no_offline_is_false(evidence, epochs),
         *old_ones_change_nothing(evidence, by_conn, deliveries),
         *no_push_is_lost(evidence, deliveries),
         *delivery_is_in_order(evidence, deliveries),
@@ -115,6 +117,36 @@ def nothing_is_left_by_a_clean_end(evidence: Evidence, epochs: list[Epoch]) -> V
             for epoch in epochs:
                 if epoch.start < record["t"] < epoch.end:
                     yield f"I8: still bound after a clean end at {record['t']}: {epoch}"
+
+
+def no_offline_is_false(evidence: Evidence, epochs: list[Epoch]) -> Violations:
+    """I4: who is said to have left has left; who is said to be lost was lost with its node."""
+    leaving: dict[str, float] = {}
+    deaths: list[float] = []
+    stops: list[float] = []
+    for record in evidence.history:
+        match record["what"], record.get("how"):
+            case (("leaving" | "closed"), _):
+                leaving.setdefault(record["conn"], record["t"])
+            case "ending", "SIGTERM":
+                stops.append(record["t"])
+            case "ended", how if how != "SIGTERM":
+                deaths.append(record["t"])
+    known = {record["conn"] for record in evidence.history if record["what"] == "connected"}
+    for epoch in epochs:
+        if epoch.reason == "node lost":
+            true = any(epoch.start <= death <= epoch.end for death in deaths)
+        elif epoch.reason == "server shutting down":
+            true = any(epoch.start <= stop <= epoch.end for stop in stops)
+        elif epoch.reason in ("", "takeover"):
+            true = True
+        else:  # what the device has done, or what became of its connection; one that was never told of it knows nothing
+            true = epoch.conn not in known or leaving.get(epoch.conn, math.inf) <= epoch.end + NOTICE
+        if not true:
+            yield f"I4: a false offline: {epoch}, left at {leaving.get(epoch.conn)}"
+    for entry in evidence.streams["status"]:
+        if entry["event"] == "offline" and entry["reason"] in ("takeover", "stale"):
+            yield f"I3: the end of an old connection has ended the new one: {entry}"
 
 
 # ---- pushes ----

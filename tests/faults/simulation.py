@@ -83,6 +83,7 @@ class Program:
         else:
             with trio.move_on_after(self.stage.rng.uniform(0.1, 3.0)):
                 await self.stage.drain.wait()
+        self._note("leaving", socket)
         socket.disconnect()
 
     async def _listen(self, socket: ClientSocket, *, careful: bool) -> None:

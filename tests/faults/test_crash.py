@@ -85,13 +85,15 @@ async def simulated(deployment: Deployment, folder: Path, seed: int) -> AsyncIte
 
 
 async def conclude(deployment: Deployment, stage: Stage) -> None:
-    """Let everything come to rest on a last daemon, and check."""
+    """Let everything come to rest, and check; then kill once more, and check that nobody stays who is not there."""
     async with deployment.running() as daemon:
         stage.drain.set()
         await until(lambda: at_rest(daemon, online=len(DEVICES)), within=60)
         await check_evidence(daemon, stage)
         stage.over.set()
-        await until(lambda: at_rest(daemon, online=0), within=60)
+        await ends(daemon, stage, "SIGKILL")
+    async with deployment.running() as daemon:
+        assert await at_rest(daemon, online=0)
         await check_evidence(daemon, stage)
 
 
@@ -110,6 +112,7 @@ async def check_evidence(daemon: Daemon, stage: Stage) -> None:
 
 async def ends(daemon: Daemon, stage: Stage, how: str) -> None:
     """End the daemon so; a failpoint does it by itself."""
+    stage.history.note("daemon", "ending", how=how)
     if how == "SIGKILL":
         await daemon.kill()
     elif how == "SIGTERM":
