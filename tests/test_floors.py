@@ -6,6 +6,7 @@ on its own. A new module is listed where it belongs; the failure of an unlisted 
 
 import ast
 import pathlib
+import tomllib
 
 import pytest
 
@@ -141,6 +142,12 @@ def test_protocol_floor_has_no_clock_and_no_io(name: str) -> None:
 def test_file_is_not_too_long(name: str) -> None:
     lines = MODULES[name].read_text().count("\n")
     assert lines <= MAX_LINES, f"{name} has {lines} lines: find the two things in it and give each a file"
+
+
+def test_every_package_is_installed() -> None:
+    """An editable install would hide one that is missing."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
 def test_all_modules_were_found() -> None:
