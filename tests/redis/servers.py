@@ -193,7 +193,7 @@ class TlsServer(Server):
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__(folder, "redis", *options, tcp=True)
+        super().__init__(folder, "redis", "--tls-auth-clients", "optional", *options, tcp=True)
         self.ca = folder / "ca.pem"
         self.client = folder / "client.pem"
         self._own = folder / "server.pem"
@@ -209,8 +209,7 @@ class TlsServer(Server):
     def _command(self, *options: str) -> list[str]:
         own = str(self._own)
         tls = ("--port", "0", "--tls-port", str(self.port), "--tls-cert-file", own, "--tls-key-file", own)
-        whom = ("--tls-ca-cert-file", str(self.ca), "--tls-auth-clients", "optional")
-        return super()._command(*tls, *whom, *options)
+        return super()._command(*tls, "--tls-ca-cert-file", str(self.ca), *options)
 
 
 class SentinelServer(Server):

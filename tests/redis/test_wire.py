@@ -224,6 +224,7 @@ async def test_i5_too_many_bytes_are_refused_at_once_but_never_a_large_one_alone
         server = FakeServer(theirs)
         while not await server.commands():
             pass
+        await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(wire.execute, [("B",)])
         assert await server.commands() == [[b"B"]]
         await server.say(b"+OK\r\n" * 2)

@@ -99,15 +99,15 @@ def _parse(url: str) -> Address:
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, password = _credentials(credentials)
     tls = _context(options) if secure else None
-    path = urllib.parse.unquote(parts.path)
     if kind is Kind.UNIX:
+        path = urllib.parse.unquote(parts.path)
         if hosts or path in ("", "/"):
             raise ValueError(
                 "redis+unix:// takes the absolute path of a socket, as in redis+unix:///run/redis/redis.sock"
             )
         return Address(kind, (Endpoint(path, 0),), Access(user, password, _db(options.get("db", "")), tls))
     endpoints = _endpoints(hosts, SENTINEL_PORT if kind is Kind.SENTINEL else PORT)
-    name, db = _name_and_db(kind, path.strip("/"))
+    name, db = _name_and_db(kind, parts.path.strip("/"))
     if kind is Kind.ALONE and len(endpoints) > 1:
         raise ValueError("redis:// takes one host; for more write redis+sentinel:// or redis+cluster://")
     sentinel = Access(options.get("sentinel_user"), options.get("sentinel_password"), 0, tls)
@@ -156,7 +156,7 @@ def _name_and_db(kind: Kind, path: str) -> tuple[str, int]:
     name, _, db = path.partition("/")
     if not name:
         raise ValueError("name the primary that the sentinels watch, as in redis+sentinel://host1,host2/NAME")
-    return name, _db(db)
+    return urllib.parse.unquote(name), _db(db)
 
 
 def _db(text: str) -> int:

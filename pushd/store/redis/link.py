@@ -43,17 +43,17 @@ class Untrusted(Misconfigured):
     """TLS says no: the server's certificate or ours is not as it must be."""
 
 
-async def connect(endpoint: Endpoint, access: Access) -> trio.abc.Stream:
-    """A stream to a server; the caller bounds it. Raises StoreUnavailable."""
+async def _connect(endpoint: Endpoint) -> trio.SocketStream:
     try:
         if not endpoint.port:
             return await trio.open_unix_socket(endpoint.host)
-        stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        return await trio.open_tcp_stream(endpoint.host, endpoint.port)
     except OSError as error:
         raise StoreUnavailable(f"cannot connect ({error.__cause__ or error})") from None
-    if access.tls is None:
-        return stream
-    secure = trio.SSLStream(stream, access.tls, server_hostname=endpoint.host, https_compatible=True)
+
+
+async def _secure(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
+    secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
     try:
         await secure.do_handshake()
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -74,7 +74,7 @@ def _no_handshake(error: BaseException) -> StoreUnavailable:
     return StoreUnavailable(f"the connection broke during the TLS handshake ({error})")
 
 
-async def greet(wire: Wire, access: Access, part: Part) -> None:
+async def _greet(wire: Wire, access: Access, part: Part) -> None:
     """Log in, and make sure that the server can be used and is what it must be. Raises StoreUnavailable."""
     hello: list[str] = ["HELLO", "3"]
     if access.user is not None or access.password is not None:
@@ -111,16 +111,22 @@ async def open_wire(
 
     Raises StoreUnavailable; Misconfigured where time alone will not mend it.
     """
+    missing = "connection"
     with trio.move_on_after(timeout):
-        wire = Wire(await connect(endpoint, access), timeout, on_push)
+        stream: trio.abc.Stream = await _connect(endpoint)
+        if access.tls is not None:
+            missing = "TLS handshake"
+            stream = await _secure(stream, access.tls, endpoint.host)
+        missing = "welcome"
+        wire = Wire(stream, timeout, on_push)
         nursery.start_soon(wire.run)
         try:
-            await greet(wire, access, part)
+            await _greet(wire, access, part)
         except BaseException:
             wire.close("it cannot be used")
             raise
         return wire
-    raise StoreUnavailable(f"no connection within {timeout:g} s")
+    raise StoreUnavailable(f"no {missing} within {timeout:g} s")
 
 
 def always(endpoint: Endpoint) -> Callable[[], Awaitable[Endpoint]]:

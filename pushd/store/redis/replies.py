@@ -5,6 +5,7 @@ sent the command: it becomes StoreUnavailable. What is left (WRONGTYPE, NOSCRIPT
 and so do a cluster's MOVED, ASK and TRYAGAIN, which `cluster` follows.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -91,8 +92,6 @@ def unavailable(error: ResponseError, command: Command) -> StoreUnavailable | No
     code, text = str(error.status_code), str(error)
     if code in _DENIED or (code == "ERR" and "can't run this command" in text) or "ACL failure" in text:
         return AccessDenied(_denied(code, text, command))
-    if code == "ERR" and "max number of clients" in text:
-        return StoreUnavailable(f"it has as many clients as it may have ({text})")
     if code in _AWAY:
         return StoreUnavailable(f"{_AWAY[code]} ({text if text.startswith(code) else f'{code} {text}'})")
     return None
@@ -102,8 +101,11 @@ def _denied(code: str, text: str, command: Command) -> str:
     if code in ("NOAUTH", "WRONGPASS"):
         return f"it refuses our user or password ({text})"
     name = _shown(command[0]).upper()
+    said = re.search(r"'(\w+)[^']*' command", text)  # a script's error names the command inside it, on some servers
+    where = f" in a script ({name})" if "script" in text else ""
+    name = said[1].upper() if said is not None else "a command" if where else name
     known = f" (category {_CATEGORIES[name]})" if name in _CATEGORIES else ""
-    return f"its ACL does not let us run {name}{known}; grant it with ACL SETUSER ({text})"
+    return f"its ACL does not let us run {name}{known}{where}; grant it with ACL SETUSER ({text})"
 
 
 def _shown(argument: Argument) -> str:

@@ -42,7 +42,7 @@ class Client:
             raise reply
         return reply
 
-    async def pipeline(self, slot_key: str, commands: Sequence[Command]) -> list[Reply | ResponseError]:
+    async def pipeline(self, slot_key: str, commands: Sequence[Command]) -> list[Reply]:
         """One reply each for commands of one slot that stand next to each other on the wire, errors among them.
 
         Others' commands may come between them at the server only when a slot is on the move. Raises StoreUnavailable

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import hiredis
 import trio
-from redis.exceptions import DataError
+from redis.exceptions import DataError, ResponseError
 
 from pushd.errors import StoreUnavailable
 from pushd.store.redis.replies import Argument, Command, Reply, error_reply
@@ -21,6 +21,7 @@ MOST_COMMANDS: Final = 20_000  # waiting for their replies
 MOST_BYTES: Final = 16 * 2**20  # not yet taken by the kernel
 RECEIVE: Final = 64 * 1024
 IDLE: Final = 5.0  # seconds of silence after which the server is asked whether it is there
+LAST_WORD: Final = 0.1  # seconds for what the server sent before it closed
 _NOTHING: Final = object()
 _pack_one: Final = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
 _CONFIRMATIONS: Final = (b"subscribe", b"unsubscribe")  # the replies to SUBSCRIBE and UNSUBSCRIBE, one for each channel
@@ -143,7 +144,11 @@ class Wire:
                 await self._more.wait()
             data = b"".join(self._out)
             self._out.clear()
-            await self._stream.send_all(data)
+            try:
+                await self._stream.send_all(data)
+            except trio.BrokenResourceError:
+                await trio.sleep(LAST_WORD)  # a server that closed may have said why
+                raise
             self._bytes -= len(data)
 
     async def _receive(self) -> None:
@@ -151,7 +156,7 @@ class Wire:
         while True:
             data = await self._stream.receive_some(RECEIVE)
             if not data:
-                raise _Lost("the server closed the connection")
+                raise _Lost(f"the server closed the connection{self._last_word()}")
             self._heard += 1
             feed(bytes(data))
             try:
@@ -172,6 +177,11 @@ class Wire:
             self._pending.popleft()
             self._commands -= batch.wanted
             batch.wake()
+
+    def _last_word(self) -> str:
+        """What the server complained of before it closed, if it did."""
+        replies = self._pending[0].replies if self._pending else []
+        return f" ({replies[-1]})" if replies and isinstance(replies[-1], ResponseError) else ""
 
     async def _watch(self) -> None:
         """End the connection when a reply is late. Ask for one when nothing has been heard for long.
