@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from engineio_trio.errors import CloseReason, ConnectRefused
+from engineio_trio.errors import CloseReason, ConnectRefused, Disconnected
 from engineio_trio.protocol.codec import Decoder
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.socket import Ack, Connect, ConnectError, Event, SocketPacket
@@ -97,7 +97,12 @@ class SocketApplication:
             socket.acknowledge(packet.id, result)
 
     async def _run(self, handler: Handler, socket: Socket, args: tuple[Any, ...], ack: int | None) -> None:
-        result = await handler.function(socket, *args)
+        try:
+            result = await handler.function(socket, *args)
+        except Disconnected:
+            if socket.closed is None:
+                raise
+            return  # its own peer left while it asked something of it
         if ack is not None:
             socket.acknowledge(ack, result)
 
@@ -167,9 +172,9 @@ class SocketApplication:
         del self._sockets[socket.namespace]
         namespace = self._namespaces[socket.namespace]
         was_connected = namespace.sockets.pop(socket.id, None) is not None
-        socket.ended(reason)
         if was_connected and "disconnect" in namespace.handlers:
             self._owed[socket] = reason
+        socket.ended(reason)
 
     async def _say_goodbye(self, socket: Socket) -> None:
         reason = self._owed.pop(socket, None)
@@ -189,11 +194,23 @@ class SocketApplication:
                 self._end(socket, self.connection.reason)
 
     async def closed(self, reason: CloseReason) -> None:
-        """The connection has ended: every socket ends with it, and each disconnect handler runs once."""
+        """The connection has ended: every socket ends with it, and each disconnect handler runs once.
+
+        One that fails does not stop the others: what went wrong is raised together, afterwards.
+        """
+        errors: list[Exception] = []
         for socket in tuple(self._sockets.values()):
-            self._end(socket, reason)
+            try:
+                self._end(socket, reason)
+            except Exception as error:  # noqa: BLE001 - raised below
+                errors.append(error)
         for socket in tuple(self._owed):
-            await self._say_goodbye(socket)
+            try:
+                await self._say_goodbye(socket)
+            except Exception as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("what the end of a connection made fail", errors)
 
 
 def _auth(handler: Handler, data: Any) -> tuple[Any, ...]:

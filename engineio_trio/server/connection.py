@@ -162,6 +162,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
         except Exception:
             self.close(CloseReason.INTERNAL_ERROR)
+            self.application.ending()
             with trio.move_on_after(self.settings.close_timeout, shield=True):
                 await self._goodbye()
             raise

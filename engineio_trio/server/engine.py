@@ -31,7 +31,7 @@ PROBE_ANSWER = Encoded.engine(Packet(PacketType.PONG, "probe"))
 
 @contextmanager
 def boundary(what: str) -> Iterator[None]:
-    """The one place per connection that catches what is left: it is told to the log, and ends that connection only."""
+    """The one place per session, and per stream, that catches what is left: the log is told, and only that one ends."""
     try:
         yield
     except* Exception as errors:
@@ -147,7 +147,7 @@ class Engine:
         assert self.nursery is not None
         polling = PollingTransport(revision=revision, base64=bool(request.first("b64")))
         connection = self._begin(handshake, polling, revision)
-        self.nursery.start_soon(self._run_polling, connection)
+        self.nursery.start_soon(self._run, connection)
         await self._poll(exchange, connection, polling)
 
     def _check_room(self) -> None:
@@ -188,13 +188,10 @@ class Engine:
         connection.open(self._make_application(connection))
         return connection
 
-    async def _run_polling(self, connection: Connection) -> None:
-        with boundary("a polling session"):
-            await self._run(connection)
-
     async def _run(self, connection: Connection) -> None:
         try:
-            await connection.run()
+            with boundary("a session"):
+                await connection.run()
         finally:
             del self.sessions[connection.sid]
 

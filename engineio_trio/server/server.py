@@ -161,7 +161,11 @@ class _SessionApplication:
         self._connection.handlers.put(self._run)
 
     async def _run(self) -> None:
-        await self._handler(self._session)
+        try:
+            await self._handler(self._session)
+        except Disconnected:
+            if self._session.closed is None:
+                raise
         self._session.close()
 
     def message(self, data: str | bytes) -> None:

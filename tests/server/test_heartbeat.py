@@ -1,12 +1,14 @@
 """The heartbeat: the server pings, only a pong shows that the peer lives, and a slow handler is no dead peer."""
 
+import json
+
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
 from engineio_trio import CloseReason, Settings, Socket, SocketServer
-from tests.raw import Ended, Later, Poller, Wire, at_rest, serving
+from tests.raw import Ended, Later, Poller, Wire, at_rest, frame, serving, text
 
 TIMES = Settings(ping_interval=25, ping_timeout=20)
 
@@ -151,15 +153,14 @@ async def test_attachments_that_wait_behind_a_jam_are_not_late(autojump_clock: M
         await trio.sleep(30)
 
     @server.on("b")
-    async def take(socket: Socket, data: bytes) -> None:
-        assert data == b"\x01"
+    async def take(socket: Socket, *data: bytes) -> None:
+        assert data == (b"\x01", b"\x02", b"\x03")
         done.set()
 
     async with serving(server) as listener:
         wire = await Wire.joined(listener.connect())
-        from tests.raw import frame, text
-
-        packet = text('451-["b",{"_placeholder":true,"num":0}]') + frame(2, b"\x01")
+        places = [{"_placeholder": True, "num": number} for number in range(3)]
+        packet = text("453-" + json.dumps(["b", *places])) + frame(2, b"\x01") + frame(2, b"\x02") + frame(2, b"\x03")
         await wire.raw.send(text('42["a"]') * 3 + packet)
         with trio.fail_after(200):
             while not done.is_set():
