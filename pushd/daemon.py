@@ -18,6 +18,7 @@ import trio
 
 from pushd.auth import open_authenticator
 from pushd.config import Config
+from pushd.config.sections import Admin
 from pushd.errors import ConfigError, PushdError, StoreBusy, StoreUnavailable
 from pushd.gateway import Address, Gateway
 from pushd.goodbye import Goodbyes
@@ -98,6 +99,7 @@ async def _start(
 @contextlib.asynccontextmanager
 async def _listening(config: Config) -> AsyncIterator[Sequence[trio.abc.Listener[Any]]]:
     """The open device listeners. Raises CannotStart, before anything else has been touched."""
+    await _try_admin(config.admin)
     host, port = config.devices.address
     context = config.devices.tls.context()
     try:
@@ -113,6 +115,16 @@ async def _listening(config: Config) -> AsyncIterator[Sequence[trio.abc.Listener
     finally:
         for listener in listeners:
             await listener.aclose()
+
+
+async def _try_admin(admin: Admin) -> None:
+    """Raises CannotStart if the admin listener, which comes last, could not be opened now."""
+    host, port = admin.address
+    try:
+        for listener in await trio.open_tcp_listeners(port, host=host):
+            await listener.aclose()
+    except OSError as error:
+        raise _cannot_listen("admin", admin.listen, error) from None
 
 
 def _leaf(errors: BaseExceptionGroup[OSError]) -> OSError:
