@@ -1,6 +1,7 @@
 """Settings: one frozen value for every limit and time of a server, checked when it is made."""
 
 import dataclasses
+import ipaddress
 from collections.abc import Sequence
 
 
@@ -47,3 +48,8 @@ class Settings:
             raise ValueError('Settings.cors_origins "*" cannot go with cors_credentials: name the origins')
         if isinstance(self.cors_origins, str) and self.cors_origins != "*":
             raise ValueError('Settings.cors_origins must be "*" or a list of origins')
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError as refusal:
+                raise ValueError(f"Settings.trusted_proxies must be addresses or networks: {refusal}") from None

@@ -104,4 +104,6 @@ def _is_within(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IP
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:  # IPv4 on a listener for both
+        parsed = parsed.ipv4_mapped
     return any(parsed in network for network in networks)

@@ -11,6 +11,8 @@ from engineio_trio.server.engine import Engine, boundary
 
 logger = logging.getLogger("engineio_trio")
 
+STREAMS_PER_SESSION = 3  # on polling: a GET, a POST, and a WebSocket that takes over
+
 Address = Any  # what `getsockname` gives: (host, port) for IPv4, more for IPv6, a path for a Unix socket
 
 
@@ -73,7 +75,7 @@ class Service:
         """
         if not self._serving:
             raise RuntimeError("this server is not serving: start serve_listeners([]) first")
-        if self._streams >= self._engine.settings.max_connections:
+        if self._streams >= self._engine.settings.max_connections * STREAMS_PER_SESSION:
             await trio.aclose_forcefully(stream)
             return
         self._streams += 1
