@@ -74,13 +74,16 @@ async def test_an_acknowledged_event_is_an_entry_of_the_uplink_stream(
 async def test_events_of_a_device_are_stored_in_order(
     daemon: Daemon, js: JavaScriptClient, options: dict[str, Any]
 ) -> None:
-    """Also those without an acknowledgement, and over the upgrade."""
+    """Also those without an acknowledgement, over the upgrade, and those that it says last of all."""
     devices = [await connect(js, daemon, f"d{n}", **options) for n in range(3)]
     for number in range(100):
         for device in devices:
             await device.emit("n", number)
-    for n, device in enumerate(devices):
-        assert await device.call("bye") == []
+    for device in devices:
+        await device.emit("bye")
+        await device.disconnect()
+    for n in range(3):
+        await daemon.told("status", event="offline", device=f"d{n}")
         said = [entry["data"] for entry in await daemon.stream("uplink") if entry["device"] == f"d{n}"]
         assert said == [*map(str, range(100)), "null"]
 
