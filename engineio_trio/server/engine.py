@@ -67,6 +67,7 @@ class Engine:
         self.sessions: dict[str, Connection] = {}
         self.authorize: Authorize | None = None
         self.nursery: trio.Nursery | None = None
+        self.stopping = False  # no new session is let in
         self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
 
@@ -151,8 +152,9 @@ class Engine:
         await self._poll(exchange, connection, polling)
 
     def _check_room(self) -> None:
-        if len(self.sessions) >= self.settings.max_connections:
-            raise HttpError(503, "this server is full", headers={"Retry-After": "5"})
+        if self.stopping or len(self.sessions) >= self.settings.max_connections:
+            why = "shutting down" if self.stopping else "full"
+            raise HttpError(503, f"this server is {why}", headers={"Retry-After": "5"})
 
     async def _ask(self, handshake: Handshake) -> None:
         """Raises HandshakeRefused if `authorize` does; one that fails lets nobody in."""

@@ -35,6 +35,7 @@ class Service:
         task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen on a TCP port (0 picks one) and serve; `started` gives the bound addresses. OSError if it cannot."""
+        self._check_free()
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
         await self.serve_listeners(listeners, task_status=task_status)
 
@@ -48,9 +49,9 @@ class Service:
 
         Returns after `shutdown`. If it is cancelled, every connection ends at once, without a goodbye.
         """
-        if self._serving:
-            raise RuntimeError("this server is serving already: give it all its listeners in one call")
+        self._check_free()
         self._serving = 1
+        self._engine.stopping = False
         self._stopping, self._stopped = trio.Event(), trio.Event()
         try:
             async with trio.open_nursery() as nursery:
@@ -66,6 +67,10 @@ class Service:
         finally:
             self._serving = 0
             self._stopped.set()
+
+    def _check_free(self) -> None:
+        if self._serving:
+            raise RuntimeError("this server is serving already: give it all its listeners in one call")
 
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str = "") -> None:
         """Serve one stream that was opened elsewhere (a tunnel, a test) to its end, and close it.
@@ -103,6 +108,7 @@ class Service:
         await self._stopped.wait()
 
     async def _close_all(self) -> None:
+        self._engine.stopping = True
         connections = list(self._engine.sessions.values())
         for connection in connections:
             connection.close(CloseReason.SHUTDOWN)
