@@ -1,13 +1,14 @@
 """Socket.IO on one connection: packets in, handlers called; the namespaces that this peer has joined."""
 
 import math
+import urllib.parse
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import trio
 
-from engineio_trio.errors import CloseReason, ConnectRefused, Disconnected
+from engineio_trio.errors import CloseReason, ConnectRefused, Disconnected, RemoteProtocolError
 from engineio_trio.protocol.codec import Decoder
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.socket import Ack, Connect, ConnectError, Event, SocketPacket
@@ -16,6 +17,7 @@ from engineio_trio.server.connection import Connection
 from engineio_trio.server.namespace import Handler, Kind, Namespace
 from engineio_trio.server.socket import Socket
 
+MAX_QUERY_FIELDS = 64
 ATTACHMENT_PATIENCE = 10.0  # seconds for the attachments that a packet announced
 
 
@@ -118,10 +120,10 @@ class SocketApplication:
         if handler is None:
             self._accept(socket)
         elif handler.kind is Kind.QUEUED:
-            self.connection.handlers.put(partial(self._ask, handler, socket, packet.data))
+            self.connection.handlers.put(partial(self._ask, handler, socket, _credentials(packet)))
         else:
             try:
-                handler.function(socket, *_auth(handler, packet.data))
+                handler.function(socket, *_auth(handler, _credentials(packet)))
             except ConnectRefused as refusal:
                 self._refuse(packet.namespace, refusal)
             else:
@@ -211,6 +213,16 @@ class SocketApplication:
                 errors.append(error)
         if errors:
             raise ExceptionGroup("what the end of a connection made fail", errors)
+
+
+def _credentials(packet: Connect) -> dict[str, Any] | None:
+    """What the peer sent along; clients of Socket.IO 2 put it into the namespace's name: `/admin?token=1`."""
+    if packet.data is not None or not packet.query:
+        return packet.data
+    try:
+        return dict(urllib.parse.parse_qsl(packet.query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS))
+    except ValueError:
+        raise RemoteProtocolError(f"more than {MAX_QUERY_FIELDS} query fields", CloseReason.POLICY) from None
 
 
 def _auth(handler: Handler, data: Any) -> tuple[Any, ...]:
