@@ -38,8 +38,10 @@ LOCAL = "127.0.0.1"
 SLOTS = 16_384
 PRIMARY_NAME = "main"
 
-# The log of changes is written before each reply, so that `kill -9` loses nothing that was answered.
-USUAL = ("--save", "", "--appendonly", "yes", "--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0")
+# The log of changes is written before each reply, so that `kill -9` loses nothing that was answered. Not so with
+# "everysec", the default: while a flush to a slow disk is under way, replies leave up to 2 s before the log is written.
+USUAL = ("--save", "", "--appendonly", "yes", "--appendfsync", "no")
+USUAL += ("--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0")
 
 
 @functools.cache
@@ -268,6 +270,18 @@ class Cluster:
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"{LOCAL}:{node.port}" for node in self.nodes)
 
+    def add_replica(self, master: Server) -> Server:
+        """One more node, which follows a master and takes over if it dies; ended with the cluster."""
+        node = _cluster_node(master.folder.parent / f"r{len(self.nodes)}", master.flavour).start()
+        self.nodes.append(node)
+        _meet(master, node)
+        until(lambda: self.id(master) in node.ask("CLUSTER", "NODES"), "the replica knows its master")
+        node.ask("CLUSTER", "REPLICATE", self.id(master))
+        until(lambda: node.info("replication").get("master_link_status") == "up", "the replica is connected")
+        for each in self.nodes:
+            until(lambda one=each: "slave" in one.ask("CLUSTER", "NODES"), "all know the replica")
+        return node
+
     def id(self, node: Server) -> str:
         """A node's name for itself."""
         return str(node.ask("CLUSTER", "MYID"))
@@ -373,13 +387,23 @@ def cluster(flavour: str = "valkey", masters: int = 3, *options: str) -> Iterato
     """A cluster whose masters share all slots, in a good state. With one master it is a detector of CROSSSLOT."""
     with _folder() as folder:
         nodes = [_cluster_node(folder / str(number), flavour, *options) for number in range(masters)]
-        with _alive(nodes):
+        whole = Cluster(nodes)
+        with _alive(whole.nodes):
             for node in nodes:
                 node.start()
             _share_slots(nodes)
             for node in nodes:
                 until(lambda one=node: _is_whole(one, masters), "the cluster's state is ok")
-            yield Cluster(nodes)
+            yield whole
+
+
+@contextlib.contextmanager
+def lone_node(flavour: str = "valkey") -> Iterator[Server]:
+    """A node of a cluster that has no slots, and no other nodes."""
+    with _folder() as folder:
+        node = _cluster_node(folder, flavour)
+        with _alive([node]):
+            yield node.start()
 
 
 def _cluster_node(folder: Path, flavour: str, *options: str) -> Server:
@@ -393,8 +417,12 @@ def _share_slots(nodes: Sequence[Server]) -> None:
         node.ask("CLUSTER", "ADDSLOTSRANGE", str(bounds[number]), str(bounds[number + 1] - 1))
         node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
     for node in nodes[1:]:
-        bus = node._options[node._options.index("--cluster-port") + 1]
-        nodes[0].ask("CLUSTER", "MEET", LOCAL, str(node.port), bus)
+        _meet(nodes[0], node)
+
+
+def _meet(one: Server, another: Server) -> None:
+    bus = another._options[another._options.index("--cluster-port") + 1]
+    one.ask("CLUSTER", "MEET", LOCAL, str(another.port), bus)
 
 
 def _is_whole(node: Server, masters: int) -> bool:

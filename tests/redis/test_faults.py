@@ -10,7 +10,7 @@ from pushd.errors import ConfigError, StoreUnavailable
 from pushd.store.redis import link
 from tests.redis.clients import WRITERS, Writers, again, client, entries, eventually, steady
 from tests.redis.proxy import proxied
-from tests.redis.servers import LOCAL, Server, free_port, replicated, server, until
+from tests.redis.servers import LOCAL, Server, free_port, lone_node, replicated, server, until
 
 
 async def test_f2_killed_under_writers_and_restarted(redis: Server) -> None:
@@ -237,7 +237,7 @@ async def test_a_server_with_all_its_clients(flavour: str) -> None:
 
 
 async def test_the_wrong_scheme_is_said() -> None:
-    with server("valkey", "--cluster-enabled", "yes", tcp=True) as node:
+    with lone_node() as node:
         message = r"it runs as cluster, not as standalone; write redis\+cluster://"
         with pytest.raises(ConfigError, match=message):
             async with client(node.url):
