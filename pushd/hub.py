@@ -81,6 +81,11 @@ class Hub:
         if holder is not None:
             holder.wake()
 
+    def wake_all(self) -> None:
+        """See `Control.wake_all`."""
+        for holder in self:
+            holder.wake()
+
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
         """See `Control.kick`."""
         holder = self._holders.get(device)
@@ -101,6 +106,11 @@ class Hub:
         """See `Control.cast`."""
         holder = self._holders.get(device)
         return holder is not None and holder.cast(message)
+
+    def lost_all(self) -> None:
+        """See `Control.lost_all`."""
+        for holder in self:
+            holder.lost()
 
     def __len__(self) -> int:
         """How many devices this node holds."""

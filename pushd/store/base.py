@@ -43,17 +43,42 @@ class Limits:
     forget_after: float = 2_592_000.0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Deployment:
+    """How several nodes share a store (Redis only). Times in seconds.
+
+    Every key begins with `prefix`; devices are spread over `partitions` buckets, a number that cannot change later;
+    logins, pushes and uplinks count only when `wait_replicas` replicas have them. A node renews its lease every
+    `refresh`; one that has not done so for `lease` is dead to the others.
+    """
+
+    prefix: str = "pushd"
+    partitions: int = 1
+    wait_replicas: int = 0
+    lease: float = 15.0
+    refresh: float = 5.0
+
+
 class Control(Protocol):
     """What a store tells the node that it serves. Synchronous, called in the Trio thread; must not block or raise."""
 
     def wake(self, device: str) -> None:
         """The device's inbox has something new. A hint: it may come twice, late, or for a device that has gone."""
 
+    def wake_all(self) -> None:
+        """Any inbox may have something new: hints may have been lost."""
+
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
-        """Close this node's connection of the device if its epoch is `epoch` or older."""
+        """Close this node's connection of the device if its epoch is `epoch` or older. May come twice, or late."""
 
     def cast(self, device: str, message: Message) -> bool:
         """Send a qos 0 message if this node holds the device now; True if it was put on its way."""
+
+    def lost_all(self) -> None:
+        """This node was taken for dead, or the store has lost its memory: it holds no device any more.
+
+        Close every connection, so that the clients come back; their old epochs change nothing.
+        """
 
 
 class Store(Protocol):

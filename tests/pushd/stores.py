@@ -1,13 +1,17 @@
 """What stores are tested with: a clock that tests move, a node that notes what it is told, the implementations."""
 
+import atexit
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 
 from pushd.model import Bound, Entry, Message, Push, Stream
 from pushd.store import open_store
-from pushd.store.base import Limits, Store
+from pushd.store.base import Deployment, Limits, Store
+from tests.redis import servers
 
 
 class Clock:
@@ -27,10 +31,18 @@ class Node:
     wakes: list[str] = dataclasses.field(default_factory=list)
     kicks: list[tuple[str, int, str, str]] = dataclasses.field(default_factory=list)
     casts: list[tuple[str, Message]] = dataclasses.field(default_factory=list)
+    losses: int = 0
+    alarms: int = 0
     deaf: set[str] = dataclasses.field(default_factory=set)
 
     def wake(self, device: str) -> None:
         self.wakes.append(device)
+
+    def wake_all(self) -> None:
+        self.alarms += 1
+
+    def lost_all(self) -> None:
+        self.losses += 1
 
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
         self.kicks.append((device, epoch, reason, by))
@@ -50,9 +62,17 @@ class Backend:
     url: str
     clock: Clock = dataclasses.field(default_factory=Clock)
     node: Node = dataclasses.field(default_factory=Node)
+    deployment: Deployment = dataclasses.field(default_factory=Deployment)
 
     def open(self, limits: Limits | None = None, name: str = "n1") -> AbstractAsyncContextManager[Store]:
-        return open_store(self.url, node=name, control=self.node, limits=limits or Limits(), clock=self.clock)
+        return open_store(
+            self.url,
+            node=name,
+            control=self.node,
+            limits=limits or Limits(),
+            deployment=self.deployment,
+            clock=self.clock,
+        )
 
 
 def sqlite_file(directory: Path) -> Backend:
@@ -63,7 +83,51 @@ def sqlite_memory(directory: Path) -> Backend:
     return Backend("sqlite:///:memory:")
 
 
-DURABLE: tuple[Callable[[Path], Backend], ...] = (sqlite_file,)
+_running = ExitStack()
+_numbers = itertools.count()
+atexit.register(_running.close)
+
+
+@functools.cache
+def alone(flavour: str) -> servers.Server:
+    """A server for all tests of this process; each has a prefix of its own."""
+    return _running.enter_context(servers.server(flavour))
+
+
+@functools.cache
+def cluster() -> servers.Cluster:
+    """F26: a cluster of one node: it finds every command with keys of more than one slot."""
+    return _running.enter_context(servers.cluster(masters=1))
+
+
+def _redis(url: str, partitions: int = 1) -> Backend:
+    return Backend(url, deployment=Deployment(prefix=f"t{next(_numbers)}", partitions=partitions))
+
+
+def valkey(directory: Path) -> Backend:
+    return _redis(alone("valkey").url)
+
+
+def redis(directory: Path) -> Backend:
+    return _redis(alone("redis").url)
+
+
+def valkey_in_four(directory: Path) -> Backend:
+    return _redis(alone("valkey").url, partitions=4)
+
+
+def redis_cluster(directory: Path) -> Backend:
+    return _redis(cluster().url)
+
+
+def redis_cluster_in_four(directory: Path) -> Backend:
+    return _redis(cluster().url, partitions=4)
+
+
+Make = Callable[[Path], Backend]
+OWNED: tuple[Make, ...] = (sqlite_file,)  # of one process: opening it finds what a former one has left
+REDIS: tuple[Make, ...] = (valkey, redis, valkey_in_four, redis_cluster, redis_cluster_in_four)
+DURABLE: tuple[Make, ...] = (*OWNED, *REDIS)
 BACKENDS = (*DURABLE, sqlite_memory)
 
 

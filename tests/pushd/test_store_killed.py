@@ -15,7 +15,7 @@ import pytest
 from pushd.model import Stream
 from pushd.store.base import Limits, Store
 from tests.pushd.store_child import DEVICES
-from tests.pushd.stores import DURABLE, Backend, bind, everything, told
+from tests.pushd.stores import OWNED, Backend, bind, everything, told
 
 ROUNDS = 6
 
@@ -112,7 +112,7 @@ class Ledger:
         return waiting
 
 
-@pytest.mark.parametrize("make", DURABLE, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", OWNED, ids=lambda make: make.__name__)
 async def test_nothing_acknowledged_is_lost_to_kill_9(make: Callable[[Path], Backend], tmp_path: Path) -> None:
     """F8, F18, I1, I2, I4, I7: the same file, killed again and again."""
     backend, ledger, rng = make(tmp_path), Ledger(), random.Random(7)

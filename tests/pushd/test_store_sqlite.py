@@ -205,8 +205,8 @@ async def test_a_newer_format_and_another_programs_file_are_refused(backend: Bac
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("redis://localhost", "no Redis store yet"),
-        ("redis+cluster://a,b", "no Redis store yet"),
+        ("redis://localhost:port", "a port is 1 to 65535|no HOST:PORT"),
+        ("redis+clutter://a,b", "no address of Redis"),
         ("mysql://x", "sqlite:///relative.db"),
         ("sqlite://x.db", "sqlite:///relative.db"),
         ("sqlite:///", "name a file"),

@@ -1,0 +1,85 @@
+"""The scripts in `lua/`, and running them: by their SHA, with the store's time, and as often confirmed as asked for.
+
+Each file's head says what its KEYS and ARGV are. `common.lua` goes before every script, and before one whose first line
+is `-- uses NAME` also `NAME.lua`.
+"""
+
+import hashlib
+import importlib.resources
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from pushd.errors import StoreUnavailable
+from pushd.store.redis.replies import Argument, Command, Reply
+from pushd.store.redis.topology import Client
+
+MOST: Final = 200  # devices in one call of a script: the server does nothing else meanwhile
+REPLICATED_WITHIN: Final = 0.5  # seconds that replicas have, if they are waited for
+
+_FOLDER: Final = importlib.resources.files("pushd.store.redis") / "lua"
+_USES: Final = re.compile(r"-- uses (\w+)\n")
+
+
+class Script:
+    """A script's whole text, and its SHA."""
+
+    __slots__ = ("name", "sha", "source")
+
+    def __init__(self, name: str) -> None:
+        own = _read(name)
+        used = _USES.match(own)
+        self.name = name
+        self.source = "\n".join([_read("common"), *([_read(used[1])] if used else []), own]).encode()
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Runner:
+    """Runs scripts. `clock` gives Unix seconds in place of the server's time; only tests have one.
+
+    Writes that must not be lost with a primary are confirmed by so many `replicas`, if any.
+    """
+
+    def __init__(self, client: Client, clock: Callable[[], float] | None, replicas: int) -> None:
+        self._client = client
+        self._clock = clock
+        self._wait: Command = ("WAIT", replicas, round(REPLICATED_WITHIN * 1_000))
+        self._replicas = replicas
+
+    async def run(self, script: Script, keys: Sequence[str], *args: Argument) -> Reply:
+        """What a script answers. Its keys share a slot. Raises StoreUnavailable."""
+        call = (len(keys), *keys, self._time(), *args)
+        try:
+            return await self._client.execute(keys[0], b"EVALSHA", script.sha, *call)
+        except NoScriptError:
+            return await self._client.execute(keys[0], b"EVAL", script.source, *call)
+
+    async def run_confirmed(self, script: Script, keys: Sequence[str], *args: Argument) -> Reply:
+        """As `run`; the replicas have it. Raises StoreUnavailable also if too few of them say so: then it is done."""
+        if not self._replicas:
+            return await self.run(script, keys, *args)
+        call = (len(keys), *keys, self._time(), *args)
+        reply, copies = await self._client.pipeline(keys[0], [(b"EVALSHA", script.sha, *call), self._wait])
+        if isinstance(reply, NoScriptError):
+            reply, copies = await self._client.pipeline(keys[0], [(b"EVAL", script.source, *call), self._wait])
+        if isinstance(reply, ResponseError):
+            raise reply
+        if copies < self._replicas:
+            raise StoreUnavailable(f"{copies} of {self._replicas} replicas have confirmed a write in time")
+        return reply
+
+    async def now(self, key: str) -> float:
+        """Unix seconds, by the clock of the server that has the key."""
+        if self._clock is not None:
+            return self._clock()
+        seconds, micros = await self._client.execute(key, b"TIME")
+        return int(seconds) + int(micros) / 1_000_000
+
+    def _time(self) -> Argument:
+        return b"" if self._clock is None else round(self._clock() * 1_000_000)
