@@ -37,7 +37,7 @@ class Device:
     epoch: int = 0
     highest: int = 0
     seen: float = 0.0
-    seq: int = 0
+    seqs: list[int] = dataclasses.field(default_factory=lambda: [0])
     sent: int = 0
     conns: int = 0
     takeovers: list[float] = dataclasses.field(default_factory=list)
@@ -106,15 +106,22 @@ class History:
         elif len(device.inbox) >= LIMITS.inbox_max and not self.expire(name):
             expected = (ReceiptState.REFUSED, 0)
         else:
-            device.seq += 1
-            expected = (ReceiptState.STORED, device.seq)
-            device.inbox[device.seq] = Waiting(identity, self.now + ttl)
-            device.marks[identity] = (device.seq, self.now + LIMITS.dedupe)
+            expected = (ReceiptState.STORED, receipt.seq)
+            assert receipt.seq > device.seqs[-1]
+            device.seqs.append(receipt.seq)
+            device.inbox[receipt.seq] = Waiting(identity, self.now + ttl)
+            # A seq may be a time, in microseconds, and then a mark counts from it.
+            device.marks[identity] = (receipt.seq, max(self.now, receipt.seq / 1_000_000) + LIMITS.dedupe)
         assert (receipt.state, receipt.seq) == expected
         self.note(name, identity, *expected)
 
     async def fetch(self, name: str, number: int) -> None:
-        device, epoch, after, limit = self.devices[name], self.epoch(name, number), number % 3, 1 + number % 4
+        device, epoch, after, limit = (
+            self.devices[name],
+            self.epoch(name, number),
+            self.seq(name, number % 3),
+            1 + number % 4,
+        )
         if not device.epoch == epoch != 0:
             with pytest.raises(StaleEpoch):
                 await self.store.fetch(name, epoch, after, limit)
@@ -131,7 +138,8 @@ class History:
         assert [(message.seq, message.id, message.redelivered) for message in answered] == expected
 
     async def ack(self, name: str, number: int) -> None:
-        device, epoch, seqs = self.devices[name], self.epoch(name, number), [number, number + 1]
+        device, epoch = self.devices[name], self.epoch(name, number)
+        seqs = [self.seq(name, number), self.seq(name, number + 1)]
         if not device.epoch == epoch != 0:
             with pytest.raises(StaleEpoch):
                 await self.store.ack(name, epoch, seqs, ReceiptState.ACKED)
@@ -147,14 +155,7 @@ class History:
         assert await self.store.sweep() == len(stale)
         for name in stale:
             self.end(name)
-        overdue = [
-            (message.expires, order, name, seq)
-            for order, (name, device) in enumerate(self.devices.items())
-            for seq, message in device.inbox.items()
-            if message.expires <= self.now
-        ]
-        for _, _, name, seq in sorted(overdue):
-            self.remove(name, seq, ReceiptState.EXPIRED)
+        self.expire_all()
 
     async def time(self, name: str, number: int) -> None:
         """Time passes in steps of the sweeper: what it does when it was away is tested by itself."""
@@ -166,9 +167,11 @@ class History:
             return
         await self.stack.aclose()
         await self.open()
+        await self.store.sweep()  # where opening has not ended them, the first sweep does
         for name, device in self.devices.items():
             if device.epoch:
                 self.end(name)
+        self.expire_all()
 
     # ---- the model ----
 
@@ -177,10 +180,25 @@ class History:
         device = self.devices[name]
         return {0: device.highest - 1, 1: device.highest + 1}.get(number, device.highest)
 
+    def seq(self, name: str, number: int) -> int:
+        """Of the device's messages the one of that number, from 1; 0 and numbers too high are no message's."""
+        seqs = self.devices[name].seqs
+        return seqs[number] if number < len(seqs) else seqs[-1] + number
+
     def end(self, name: str) -> None:
         device = self.devices[name]
         self.status.append((name, "offline", str(device.epoch)))
         device.epoch = 0
+
+    def expire_all(self) -> None:
+        overdue = [
+            (message.expires, order, name, seq)
+            for order, (name, device) in enumerate(self.devices.items())
+            for seq, message in device.inbox.items()
+            if message.expires <= self.now
+        ]
+        for _, _, name, seq in sorted(overdue):
+            self.remove(name, seq, ReceiptState.EXPIRED)
 
     def expire(self, name: str) -> bool:
         overdue = [seq for seq, message in self.devices[name].inbox.items() if message.expires <= self.now]
@@ -201,7 +219,7 @@ class History:
         for name, device in self.devices.items():
             record = await self.store.device(name)
             if record is None:
-                assert device.highest == device.seq == 0
+                assert device.highest == device.seqs[-1] == 0
             else:
                 assert (record.online, record.inbox) == (device.epoch != 0, len(device.inbox))
         kicked = [kick[:2] for kick in self.backend.node.kicks]
