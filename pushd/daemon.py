@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import sys
-import urllib.parse
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +25,8 @@ from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.node import Node
 from pushd.store import open_store
+from pushd.store.base import Store
+from pushd.store.redis.address import without_password
 
 log = logging.getLogger("pushd")
 
@@ -65,7 +66,7 @@ async def _main(config: Config, ready_file: Path | None, files: int) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with (
             _listening(config) as listeners,
-            open_store(config.store.url, node=name, control=hub, limits=config.store_limits()) as store,
+            _open_store(config, name, hub) as store,
             open_authenticator(config) as authenticator,
         ):
             node = Node(name, store, hub, metrics, Goodbyes(store, metrics), config.delivery)
@@ -84,6 +85,11 @@ async def _main(config: Config, ready_file: Path | None, files: int) -> None:
                 await gateway.drain(config.node.drain)
                 nursery.cancel_scope.cancel()
     log.info("stopped")
+
+
+def _open_store(config: Config, name: str, hub: Hub) -> contextlib.AbstractAsyncContextManager[Store]:
+    limits, deployment = config.store_limits(), config.deployment()
+    return open_store(config.store.url, node=name, control=hub, limits=limits, deployment=deployment)
 
 
 async def _start(
@@ -154,7 +160,7 @@ async def _hurry(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
 def _announce(config: Config, name: str, devices: Address, admin: Address) -> None:
     scheme = "https" if config.devices.tls.certificate else "http"
     log.info("devices on %s://%s%s  admin on http://%s/", scheme, _shown(devices), config.devices.path, _shown(admin))
-    log.info("node %s  store %s  auth %s", name, _without_password(config.store.url), config.auth.kind)
+    log.info("node %s  store %s  auth %s", name, without_password(config.store.url), config.auth.kind)
     if config.auth.kind == "open":
         log.warning("auth open: any device is believed; set auth.kind before others can reach %s", _shown(devices))
 
@@ -170,11 +176,6 @@ def _write_ready(path: Path, devices: Address, admin: Address) -> None:
 def _shown(address: Address) -> str:
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _without_password(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
 
 
 def _start_logging() -> None:

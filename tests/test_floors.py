@@ -27,8 +27,9 @@ FLOORS = {
     """,
     "pushd": """
         values:     errors model jsonbytes failpoint limits backoff metrics requests
-        settings:   store.base config.layers config.sections config.keys config.loading config config.reference
-        redis:      store.redis.replies store.redis.wire store.redis.address store.redis.link store.redis.routing
+        settings:   store.base store.redis.address
+                    config.layers config.sections config.keys config.loading config config.reference
+        redis:      store.redis.replies store.redis.wire store.redis.link store.redis.routing
                     store.redis.sentinel store.redis.cluster store.redis.pubsub store.redis.topology
                     store.redis.keys store.redis.entries store.redis.scripts store.redis.lease store.redis.context
                     store.redis.control store.staleness store.redis.bindings store.redis.messages store.redis.devices

@@ -21,7 +21,8 @@ from pushd.config import sections
 from pushd.config.keys import read_tokens, verification_keys
 from pushd.config.layers import Layers, collect, did_you_mean, options, related
 from pushd.errors import ConfigError
-from pushd.store.base import Limits
+from pushd.store.base import Deployment, Limits
+from pushd.store.redis.address import parse_address
 
 
 class Config(BaseModel):
@@ -80,6 +81,16 @@ class Config(BaseModel):
             dedupe=self.delivery.dedupe,
             stale_after=self.heartbeat.stale_after,
             stream_max=self.streams.max,
+        )
+
+    def deployment(self) -> Deployment:
+        """How this node shares its store with others."""
+        return Deployment(
+            prefix=self.store.prefix,
+            partitions=self.store.partitions,
+            wait_replicas=self.store.wait_replicas,
+            lease=self.node.lease,
+            refresh=self.node.refresh,
         )
 
 
@@ -241,8 +252,8 @@ def _check_tls(tls: sections.Tls) -> Iterator[_Finding]:
 
 def _check_store(config: Config) -> Iterator[_Finding]:
     store = config.store
-    if store.scheme in ("redis", "rediss", "redis+sentinel", "redis+cluster"):
-        yield _Finding(("store.url",), f"{store.scheme}:// comes with a later version; this one has sqlite:///FILE")
+    if store.shared:
+        yield from _check_shared(config)
         return
     try:
         folder = store.file.absolute().parent
@@ -260,6 +271,19 @@ def _check_store(config: Config) -> Iterator[_Finding]:
             yield _Finding((f"{section}.{name}", "store.url"), "has a meaning only with a Redis store")
     if config.node.workers > 1:
         yield _Finding(("node.workers", "store.url"), "SQLite serves one process: more workers need a Redis store")
+
+
+def _check_shared(config: Config) -> Iterator[_Finding]:
+    """A store in Redis, for any number of nodes."""
+    try:
+        parse_address(config.store.url)
+    except ConfigError as error:
+        yield _Finding(("store.url",), error.problems[0].removeprefix("store.url: "))
+    node = config.node
+    if node.lease < 2 * node.refresh:
+        least = 2 * node.refresh
+        text = f"must be at least 2 * node.refresh = {least:g}, or one late renewal would cost a node its devices"
+        yield _Finding(("node.lease", "node.refresh"), text)
 
 
 def _check_auth(config: Config) -> Iterator[_Finding]:

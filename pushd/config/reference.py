@@ -2,7 +2,6 @@
 
 import enum
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import SecretStr
 
 from pushd.config import Config, Loaded
 from pushd.config.layers import FLAGS, Option, options
+from pushd.store.redis.address import without_password
 
 _HEAD = """\
 # Configuration
@@ -85,7 +85,7 @@ def _plain(option: Option, value: Any, masked: bool = True) -> Any:
     if option.secret and masked:
         return dict.fromkeys(value, "***") if isinstance(value, dict) else "***" * bool(value)
     if option.path.endswith(".url"):
-        return re.sub(r"(?<=://)([^/@]*?):[^/]*@", r"\1:***@", value)
+        return without_password(value)
     if isinstance(value, enum.Enum):
         return value.value
     return list(value) if isinstance(value, tuple) else value

@@ -172,7 +172,8 @@ class StoreSection(Section):
 
     url: str = Field(
         default="sqlite:///pushd.db",
-        description="sqlite:///FILE from the working directory, sqlite:////FILE from the root",
+        description="sqlite:///FILE from the working directory, sqlite:////FILE from the root; redis://HOST:PORT/DB, "
+        "redis+sentinel://HOSTS/NAME, redis+cluster://HOSTS (rediss for TLS; see docs/redis.md)",
     )
     prefix: Annotated[str, AfterValidator(_matching(r"[A-Za-z0-9._-]{1,64}", "must be letters, digits, . _ -"))] = (
         Field(default="pushd", description="first part of every Redis key (Redis only)")
@@ -190,11 +191,16 @@ class StoreSection(Section):
         return self.url.partition("://")[0]
 
     @property
+    def shared(self) -> bool:
+        """Is it one for any number of nodes?"""
+        return re.match("rediss?[:+]", self.url) is not None
+
+    @property
     def file(self) -> Path:
         """The database file of a `sqlite:///` URL. Raises ValueError for another URL."""
         match = re.fullmatch(r"sqlite:///([^?#]+)", self.url)
         if match is None:
-            raise ValueError("must be sqlite:///FILE, such as sqlite:///pushd.db or sqlite:////var/lib/pushd/pushd.db")
+            raise ValueError("must be sqlite:///FILE, such as sqlite:///pushd.db, or redis://HOST")
         return Path(urllib.parse.unquote(match[1]))
 
 

@@ -18,7 +18,7 @@ from pushd.config.layers import FLAGS, options
 from pushd.config.reference import as_toml, effective, reference
 from pushd.errors import ConfigError
 from pushd.model import Confirm
-from pushd.store.base import Limits
+from pushd.store.base import Deployment, Limits
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -135,12 +135,21 @@ ONE_MISTAKE = [
         'auth.kind: "store" comes with a later version; this one has open, static, hmac, http and custom (FILE)',
     ),
     (
-        '[store]\nurl = "redis://localhost"',
-        "store.url: redis:// comes with a later version; this one has sqlite:///FILE (FILE)",
+        '[store]\nurl = "redis+sentinel://localhost"',
+        "store.url: name the primary that the sentinels watch, as in redis+sentinel://host1,host2/NAME (FILE)",
+    ),
+    (
+        '[store]\nurl = "rediss:/localhost"',
+        "store.url: no host is named; write redis://HOST:PORT/DB, "
+        "redis+unix:///PATH, redis+sentinel://HOSTS/NAME or redis+cluster://HOSTS (FILE)",
+    ),
+    (
+        '[store]\nurl = "redis://localhost"\n[node]\nlease = 9',
+        "node.lease: must be at least 2 * node.refresh = 10, or one late renewal would cost a node its devices (FILE)",
     ),
     (
         '[store]\nurl = "pushd.db"',
-        "store.url: must be sqlite:///FILE, such as sqlite:///pushd.db or sqlite:////var/lib/pushd/pushd.db (FILE)",
+        "store.url: must be sqlite:///FILE, such as sqlite:///pushd.db, or redis://HOST (FILE)",
     ),
     ('[store]\nurl = "sqlite:////no/such/pushd.db"', "store.url: the directory /no/such does not exist (FILE)"),
     ("[store]\npartitions = 4", "store.partitions: has a meaning only with a Redis store (FILE)"),
@@ -189,7 +198,7 @@ def test_one_mistake_is_one_line(empty_directory: Path, text: str, expected: str
 def test_all_mistakes_of_all_layers_come_at_once(empty_directory: Path) -> None:
     found = problems(
         '[takeover]\nmax = 0\nwindow = "x"\n[admin]\nlisten = "0.0.0.0:1"\n[devices]\ncors_origins = [1, 2]\n',
-        {"PUSHD_STORE__PARTITIONS": "many", "PUSHD_STOR__URL": "x", "PUSHD_STORE__URL": "redis://x"},
+        {"PUSHD_STORE__PARTITIONS": "many", "PUSHD_STOR__URL": "x", "PUSHD_STORE__URL": "redis://x:0"},
         {"node.workers": "0", "auth.kind": "any"},
         folder=empty_directory,
     )
@@ -201,10 +210,18 @@ def test_all_mistakes_of_all_layers_come_at_once(empty_directory: Path) -> None:
         "devices.cors_origins: must be a valid string, not 2 (FILE)",
         "node.workers: must be greater than or equal to 1, not 0 (flag --workers)",
         'store.partitions: must be a valid integer, not "many" (environment PUSHD_STORE__PARTITIONS)',
-        "store.url: redis:// comes with a later version; this one has sqlite:///FILE (environment PUSHD_STORE__URL)",
+        "store.url: 'x:0': a port is 1 to 65535 (environment PUSHD_STORE__URL)",
         "takeover.max: must be greater than or equal to 1, not 0 (FILE)",
         'takeover.window: must be a valid number, not "x" (FILE)',
     ]
+
+
+def test_a_redis_store_makes_its_keys_real(tmp_path: Path) -> None:
+    text = '[store]\nurl = "rediss+cluster://a,b:7000"\nprefix = "p"\npartitions = 8\nwait_replicas = 1\n'
+    file = tmp_path / "pushd.toml"
+    file.write_text(text + "[node]\nlease = 20\nrefresh = 4\nworkers = 2\n")
+    config = load(file, {}, {})
+    assert config.deployment() == Deployment("p", 8, 1, 20.0, 4.0)
 
 
 def test_a_value_that_is_wrong_causes_no_second_line(empty_directory: Path) -> None:
