@@ -27,6 +27,7 @@ class CloseReason(enum.Enum):
     SERVER_DISCONNECT = "server namespace disconnect"
     SERVER_CLOSE = "forced server close"
     SHUTDOWN = "server shutting down"
+    UNAVAILABLE = "temporarily unavailable"
     INTERNAL_ERROR = "internal error"
 
     @property
@@ -42,6 +43,7 @@ _WEBSOCKET_CODES = {
     CloseReason.CONNECT_TIMEOUT: 1008,
     CloseReason.SLOW_CONSUMER: 1008,
     CloseReason.SHUTDOWN: 1012,
+    CloseReason.UNAVAILABLE: 1013,
     CloseReason.INTERNAL_ERROR: 1011,
 }
 

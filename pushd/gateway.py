@@ -10,11 +10,12 @@ run ── goodbyes, heartbeat, sweeper            outlive the devices
 import logging
 from collections.abc import Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
 import trio
 
-from engineio_trio import CloseReason, Handshake, Socket, SocketServer
+from engineio_trio import CloseReason, ConnectRefused, Handshake, Socket, SocketServer
 from pushd import admin, ingest, sweeper
 from pushd.admission import Admission
 from pushd.auth import Authenticator
@@ -104,7 +105,13 @@ class Gateway:
         await self._admission.at_request(handshake)
 
     async def _connect(self, socket: Socket, auth: object) -> None:
-        identity, bound = await self._admission.at_connect(socket.handshake, auth, socket.id)
+        try:
+            identity, bound = await self._admission.at_connect(socket.handshake, auth, socket.id)
+        except ConnectRefused as refusal:
+            if refusal.data["code"] == HTTPStatus.SERVICE_UNAVAILABLE:
+                # After CONNECT_ERROR a stock client never comes back; after a lost transport it does, by itself.
+                socket.close(CloseReason.UNAVAILABLE)
+            raise
         # From here on nothing waits: whoever is bound has a device, and its end is the logout.
         failpoint("login.bound")
         device = Device(identity, bound.epoch, socket, self._node)

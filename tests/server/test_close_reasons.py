@@ -59,6 +59,11 @@ async def server_shuts_down(wire: Wire, server: SocketServer) -> None:
         assert await wire.closed() == 1012
 
 
+async def a_handler_puts_off(wire: Wire, server: SocketServer) -> None:
+    next(iter(server.of("/").sockets.values())).close(CloseReason.UNAVAILABLE)
+    assert await wire.closed() == 1013
+
+
 async def a_handler_fails(wire: Wire, server: SocketServer) -> None:
     await wire.say('42["fail"]')
     assert await wire.closed() == 1011
@@ -75,6 +80,7 @@ ENDS: dict[CloseReason, Callable[[Wire, SocketServer], Awaitable[None]]] = {
     CloseReason.SERVER_DISCONNECT: server_disconnects,
     CloseReason.SERVER_CLOSE: server_closes,
     CloseReason.SHUTDOWN: server_shuts_down,
+    CloseReason.UNAVAILABLE: a_handler_puts_off,
     CloseReason.INTERNAL_ERROR: a_handler_fails,
 }
 ELSEWHERE = {CloseReason.TRANSPORT_ERROR: "below", CloseReason.CONNECT_TIMEOUT: "below"}
