@@ -37,6 +37,7 @@ LOOK = 0.01  # seconds between two looks at another process
 LOCAL = "127.0.0.1"
 SLOTS = 16_384
 PRIMARY_NAME = "main"
+HASTE = ("info-period", "200", "publish-period", "200")  # ms; without, sentinels take seconds to know each other
 
 # The log of changes is written before each reply, so that `kill -9` loses nothing that was answered. Not so with
 # "everysec", the default: while a flush to a slow disk is under way, replies leave up to 2 s before the log is written.
@@ -256,7 +257,13 @@ class Watched:
 
     def await_failover(self, old: Server) -> Server:
         """Wait until another node is the primary, and says so itself; the new one."""
-        until(lambda: self.primary is not old and self.primary.info("replication")["role"] == "master", "a failover")
+        try:
+            until(
+                lambda: self.primary is not old and self.primary.info("replication")["role"] == "master", "a failover"
+            )
+        except AssertionError:
+            print(*(sentinel.log() for sentinel in self.sentinels), sep="\n\n")
+            raise
         return self.primary
 
 
@@ -371,6 +378,7 @@ def watched(flavour: str = "valkey", replicas: int = 1, sentinels: int = 3) -> I
         with _alive(watch):
             for sentinel in watch:
                 sentinel.start()
+                sentinel.ask("SENTINEL", "DEBUG", *HASTE)
             for sentinel in watch:
                 until(lambda one=sentinel: _knows_all(one, replicas, sentinels), "the sentinels know each other")
             yield Watched(nodes, watch)

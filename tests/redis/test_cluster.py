@@ -9,6 +9,7 @@ from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from pushd.errors import ConfigError, StoreUnavailable
+from pushd.store.redis.topology import Client
 from tests.redis.clients import Writers, again, client, entries, eventually
 from tests.redis.servers import LOCAL, Cluster, Server, cluster, free_port, lone_node, until
 
@@ -145,7 +146,7 @@ async def test_f4_tryagain_waits_for_the_end_of_the_move(three: Cluster) -> None
         move(three, first, new, old)
 
 
-async def expect(redis_client, reply: object, *command: str) -> None:
+async def expect(redis_client: Client, reply: object, *command: str) -> None:
     """A command with this reply."""
     assert await redis_client.execute(*command) == reply
 

@@ -178,11 +178,15 @@ class Link:
                 raise self.trouble()
             await self._changed.wait()
 
-    async def execute(self, commands: Sequence[Command]) -> list[Reply]:
+    def execute(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """The replies to commands on the shared connection, error replies that are the caller's matter among them.
 
         See Wire.execute. Fails at once while there is no connection, but waits for the end of the very first try.
         """
+        # No coroutine of its own: with each one that a waiting task is woken through, all commands get dearer.
+        return self._execute_first(commands) if self._wire is None else self.execute_on(self._wire, commands)
+
+    async def _execute_first(self, commands: Sequence[Command]) -> list[Reply]:
         while self._wire is None and not self._tried:
             await self._changed.wait()
         if self._wire is None:
@@ -232,11 +236,17 @@ class Link:
         except StoreUnavailable as error:
             raise StoreUnavailable(f"{self}: {error}") from None
         for index, reply in enumerate(replies):
-            if isinstance(reply, ResponseError) and (away := unavailable(reply, commands[index])) is not None:
-                if reply.status_code in UNFIT:
-                    self.drop(str(away))
-                raise type(away)(f"{self}: {away}") from reply
+            if isinstance(reply, ResponseError):
+                self._refuse(reply, commands[index])
         return replies
+
+    def _refuse(self, reply: ResponseError, command: Command) -> None:
+        """Raise StoreUnavailable for an error reply that is not the caller's matter."""
+        away = unavailable(reply, command)
+        if away is not None:
+            if reply.status_code in UNFIT:
+                self.drop(str(away))
+            raise type(away)(f"{self}: {away}") from reply
 
     def drop(self, reason: str) -> None:
         """Give all connections up; the next try asks `resolve` again."""

@@ -29,7 +29,7 @@ class Arrangement(Protocol):
     async def wait_up(self) -> None:
         """Wait until a server can be asked. Raises Misconfigured as soon as a try fails for good."""
 
-    async def execute(self, slot_key: str, commands: Sequence[Command], send: Send) -> list[Reply]:
+    def execute(self, slot_key: str, commands: Sequence[Command], send: Send) -> Awaitable[list[Reply]]:
         """Have the commands sent to the server of that key ("": any), and answer their replies."""
 
     def trouble(self) -> StoreUnavailable:
@@ -50,8 +50,8 @@ class Single:
         self.run = link.run
         self.wait_up = link.wait_up
 
-    async def execute(self, slot_key: str, commands: Sequence[Command], send: Send) -> list[Reply]:
-        return await send(self._link, commands)
+    def execute(self, slot_key: str, commands: Sequence[Command], send: Send) -> Awaitable[list[Reply]]:
+        return send(self._link, commands)
 
     def trouble(self) -> StoreUnavailable:
         return self._link.trouble()
