@@ -176,6 +176,36 @@ async def test_a_handler_that_fails_ends_its_own_connection_only(
     assert "a mistake" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_socket_whose_connection_is_failing_may_be_disconnected_by_others(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    """While the goodbye waits for the peer nothing of it can be started any more, and nobody else is hurt by that."""
+    server = SocketServer()
+    ended: list[CloseReason] = []
+
+    async def slow(socket: Socket, reason: CloseReason) -> None:
+        ended.append(reason)
+
+    server.on("disconnect")(slow if kind == "async" else lambda socket, reason: ended.append(reason))
+
+    @server.on("fail")
+    def fail(socket: Socket) -> None:
+        raise KeyError("a mistake")
+
+    async with serving(server) as listener:
+        wire = await Wire.joined(listener.connect())
+        socket = the_socket(server)
+        await wire.say('42["fail"]')
+        assert await wire.code() == 1011
+        socket.disconnect()
+        socket.disconnect(close=True)
+        assert socket.closed is CloseReason.INTERNAL_ERROR
+        await wire.aclose()
+        await at_rest(server)
+        assert ended == [CloseReason.INTERNAL_ERROR]
+
+
 async def test_a_peer_that_leaves_during_a_call_is_no_error(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

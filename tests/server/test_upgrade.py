@@ -131,12 +131,19 @@ async def test_a_wrong_probe_costs_its_websocket_only(packet: str, autojump_cloc
 @pytest.mark.parametrize("packet", ["2probe", "2", "3", "40", '42["echo",1]', "1", "6", "x"])
 async def test_a_wrong_packet_after_the_probe_costs_its_websocket_only(packet: str, autojump_clock: MockClock) -> None:
     server = echoing()
-    async with serving(server) as listener:
+    async with serving(server) as listener, trio.open_nursery() as nursery:
         poller = await Poller.joined(listener)
         wire = await probe(listener, poller)
         await wire.say(packet)
         assert await wire.closed() == 1008
         await alive(poller)
+        poll = Later(nursery, poller.get)
+        await trio.sleep(5)
+        assert not poll.done  # polls are long again
+        wire = await probe(listener, poller)
+        assert (await poll.value()).body == b"6"
+        await wire.say("5", '42["echo",2]')
+        assert await wire.text() == '42["echo",2]'
 
 
 @pytest.mark.parametrize("way", ["eof", "close frame", "bad frame"])

@@ -40,6 +40,14 @@ async def test_h1_bad_bytes_in_a_header_are_refused(header: str, transport: str,
         await still_serving(listener)
 
 
+@pytest.mark.parametrize("header", ["Origin", "Authorization", "Host", "Upgrade", "Connection", "Content-Encoding"])
+async def test_h6_a_header_that_decides_something_comes_once(header: str, autojump_clock: MockClock) -> None:
+    async with serving(SocketServer()) as listener:
+        lines = f"Host: {HOST}\r\n" if header != "Host" else ""
+        data = f"GET {polling()} HTTP/1.1\r\n{lines}{header}: a\r\n{header}: a\r\n\r\n"
+        assert await refused(listener, data) == (400, 3)
+
+
 async def test_h1_a_tab_in_a_header_is_allowed() -> None:
     async with serving(SocketServer()) as listener:
         answer = await listener.connect().request("GET", polling(), {"User-Agent": "a\tb"})

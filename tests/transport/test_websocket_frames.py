@@ -191,6 +191,22 @@ async def test_a_close_of_ours_is_said_once_whatever_comes_back(
     assert not caplog.records
 
 
+async def test_a_ping_after_our_close_does_not_cut_the_farewell_short(autojump_clock: MockClock) -> None:
+    """The peer still has close_timeout to say CLOSE."""
+    async with serving(SocketServer(Settings(close_timeout=5))) as listener:
+        wire = await Wire.joined(listener.connect())
+        await wire.say("4x")
+        assert await wire.code() == 1002
+        await wire.raw.send(frame(PING))
+        with trio.move_on_after(4) as patience:
+            await wire.raw.ends()
+        assert patience.cancelled_caught
+        started = trio.current_time()
+        await wire.raw.send(closing(1002))
+        await wire.raw.ends()
+        assert trio.current_time() == started
+
+
 async def test_a_close_with_pings_behind_unread_messages(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,147 @@
+"""PollingTransport and GuardedStream alone: where the order of two tasks decides, which a client cannot choose."""
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from engineio_trio import CloseReason
+from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.protocol.engine import Packet, PacketType
+from engineio_trio.protocol.frame import FrameGuard
+from engineio_trio.transport.base import TransportEnded, TransportReplaced
+from engineio_trio.transport.http import Response
+from engineio_trio.transport.polling import Overlap, PollingTransport, SessionOver
+from engineio_trio.transport.stream import GuardedStream
+from tests.raw import KEY, Later
+
+SAID = [Packet(PacketType.MESSAGE, "said")]
+WORD = Encoded.engine(Packet(PacketType.MESSAGE, "word"))
+
+
+class Answers:
+    """What polls were answered."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, response: Response) -> None:
+        await trio.lowlevel.checkpoint()
+        self.bodies.append(response.body)
+
+
+async def test_a_post_that_the_upgrade_overtook_before_it_was_taken() -> None:
+    """The session still takes it first, and the POST is answered though nobody asks here again."""
+    transport = PollingTransport()
+    async with trio.open_nursery() as nursery:
+        post = Later(nursery, transport.post, SAID)
+        await trio.testing.wait_all_tasks_blocked()
+        transport.replace()
+        assert await transport.receive() == SAID
+        await post.value()
+        with pytest.raises(TransportReplaced):
+            await transport.receive()
+        with pytest.raises(SessionOver):
+            await transport.post(SAID)
+
+
+async def test_a_batch_that_no_poll_took_goes_to_the_other_transport() -> None:
+    transport, answers = PollingTransport(), Answers()
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with pytest.raises(TransportReplaced):
+                await transport.send([WORD])
+
+        sent = Later(nursery, send)
+        await trio.testing.wait_all_tasks_blocked()
+        transport.replace()
+        await sent.value()
+        await transport.poll(answers)
+        assert answers.bodies == [b"6"]
+
+
+async def test_a_batch_that_a_poll_is_writing_stays_with_it() -> None:
+    """It counts as sent only when it has been written; until then the poll is vital, even after the upgrade."""
+    transport, go = PollingTransport(), trio.Event()
+
+    async def slow(response: Response) -> None:
+        assert response.body == b"4word"
+        await go.wait()
+
+    async with trio.open_nursery() as nursery:
+        sent = Later(nursery, transport.send, [WORD])
+        poll = Later(nursery, transport.poll, slow)
+        await trio.testing.wait_all_tasks_blocked()
+        transport.replace()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not sent.done
+        assert transport.vital
+        go.set()
+        await poll.value()
+        await sent.value()
+        assert not transport.vital
+
+
+async def test_the_end_releases_everyone() -> None:
+    transport, answers = PollingTransport(), Answers()
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with pytest.raises(TransportEnded):
+                await transport.send([WORD])
+
+        async def receive() -> None:
+            with pytest.raises(TransportEnded) as caught:
+                await transport.receive()
+            assert caught.value.reason is CloseReason.PING_TIMEOUT
+
+        poll = Later(nursery, transport.poll, answers)
+        received = Later(nursery, receive)
+        await trio.testing.wait_all_tasks_blocked()
+        transport.end(CloseReason.PING_TIMEOUT)
+        transport.probing(False)  # a probe that fails late wakes nothing up again
+        await poll.value()
+        await received.value()
+        await Later(nursery, send).value()
+        assert answers.bodies == [b"1"]
+        with pytest.raises(SessionOver):
+            await transport.poll(answers)
+
+
+async def test_overlaps() -> None:
+    transport, answers = PollingTransport(), Answers()
+    async with trio.open_nursery() as nursery:
+        Later(nursery, transport.poll, answers)
+        Later(nursery, transport.post, SAID)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(Overlap):
+            await transport.poll(answers)
+        with pytest.raises(Overlap):
+            await transport.post(SAID)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["cancelled", "too slow"])
+async def test_after_a_write_that_was_cut_short_nothing_is_written(way: str, autojump_clock: MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    guard = FrameGuard(max_payload=100, max_fragments=10)
+    stream = GuardedStream(theirs, KEY, b"", guard, write_timeout=5 if way == "too slow" else 1_000)
+    sender = theirs.send_stream
+    sender.send_all_hook = trio.sleep_forever
+    if way == "cancelled":
+        with trio.move_on_after(1):
+            await stream.write(b"half a frame")
+        assert stream.failure is None
+    else:
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.write(b"half a frame")
+        assert stream.failure is CloseReason.SLOW_CONSUMER
+    sender.send_all_hook = None
+    for write in (stream.write, stream.send_all):
+        with pytest.raises(trio.BrokenResourceError):
+            await write(b"more")
+    await stream.aclose()
+    assert sender.get_data_nowait() == b"half a frame"
+    await ours.aclose()
+    await theirs.aclose()
