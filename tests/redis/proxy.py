@@ -46,7 +46,7 @@ class Proxy:
         self.connections = 0  # so far
         self.forwarded = 0  # bytes to the server, so far
         self.cuts = 0  # by cut_after, so far
-        self._target = target
+        self.target = target  # of new connections
         self._cut_at: int | None = None
         self._pairs: set[_Pair] = set()
 
@@ -130,7 +130,7 @@ class Proxy:
         return data, cut
 
     async def _connect(self) -> trio.SocketStream:
-        target = self._target
+        target = self.target
         if isinstance(target, Server):
             target = target.socket
         if isinstance(target, Path):

@@ -258,9 +258,8 @@ class Watched:
     def await_failover(self, old: Server) -> Server:
         """Wait until another node is the primary, and says so itself; the new one."""
         try:
-            until(
-                lambda: self.primary is not old and self.primary.info("replication")["role"] == "master", "a failover"
-            )
+            until(lambda: self.primary is not old, "another primary")
+            until(lambda: self.primary.info("replication")["role"] == "master", "the primary knows that it is one")
         except AssertionError:
             print(*(sentinel.log() for sentinel in self.sentinels), sep="\n\n")
             raise

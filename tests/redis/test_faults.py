@@ -182,7 +182,7 @@ async def test_f4_readonly_after_a_failover_drops_the_connection(flavour: str) -
                 await redis_client.execute("k", "SET", "k", "2")
             with pytest.raises(StoreUnavailable, match=r"READONLY|not a master|closed|replica|slave"):
                 await redis_client.execute("k", "SET", "k", "3")
-            proxy._target = (LOCAL, second.port)  # as the name of the service, or its virtual address, moves
+            proxy.target = (LOCAL, second.port)  # as the name of the service, or its virtual address, moves
             assert await again(lambda: redis_client.execute("k", "SET", "k", "4")) == b"OK"
             assert second.ask("GET", "k") == "4"
 

@@ -49,7 +49,13 @@ async def _connect(endpoint: Endpoint) -> trio.SocketStream:
             return await trio.open_unix_socket(endpoint.host)
         return await trio.open_tcp_stream(endpoint.host, endpoint.port)
     except OSError as error:
-        raise StoreUnavailable(f"cannot connect ({error.__cause__ or error})") from None
+        raise StoreUnavailable(f"cannot connect ({_reason(error)})") from None
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The first of all the attempts of trio to connect, if that is what it tells of."""
+    cause = error.__cause__ or error
+    return cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
 
 
 async def _secure(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
