@@ -34,10 +34,10 @@ TRIES: Final = 5  # times that an entry is taken
 class Group:
     """This node's share of one stream. One task takes; others may call `done` and `touch`."""
 
-    def __init__(self, context: Context, stream: Stream, idle: float = IDLE) -> None:
+    def __init__(self, context: Context, stream: Stream) -> None:
         self._context = context
         self._stream = stream
-        self._idle = idle
+        self._idle = IDLE
         self._consumer = ""
         self._held: dict[str, Entry] = {}  # taken and not done
         self._unsure = True  # the server may have given us more than we know of: a reply was lost
@@ -48,6 +48,7 @@ class Group:
         while True:
             try:
                 await self._recover(limit)
+                await self._claim_if_due(limit)
                 while not self._held:
                     await self._read(limit, BLOCK)
                     await self._claim_if_due(limit)

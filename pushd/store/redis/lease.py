@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 LEASE: Final = Script("lease")
 LEAVE: Final = Script("leave")
+LONGEST: Final = 1.0  # seconds between two tries to renew a lease: once the store is back, it must not run out
 MARGIN: Final = 0.1  # part of a lease that is not made use of: clocks differ in speed, replies take time
 
 
@@ -65,14 +66,14 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew the lease as long as the incarnation lives; returns when it is over."""
-        backoff = Backoff()
+        backoff = Backoff(min(LONGEST, self._refresh))
         pause = self._refresh
         while True:
             await trio.sleep(pause)
             try:
                 if not await self._renew(first=0):
                     return
-                backoff, pause = Backoff(), self._refresh
+                backoff, pause = Backoff(min(LONGEST, self._refresh)), self._refresh
             except StoreUnavailable as error:
                 log.info("the lease cannot be renewed: %s", error)
                 await backoff.sleep()

@@ -1,6 +1,6 @@
 -- What a consumer has taken and not done; what a consumer that has gone has taken becomes this one's.
 -- KEYS  stream, dead
--- ARGV  now, group, consumer, whose ('own': what this consumer has; 'idle': what any has held so long), for how long
+-- ARGV  now, group, consumer, whose ('own': what this consumer has; 'idle': what others have held so long), for how long
 --       (ms), limit, tries (for 'idle': an entry taken so often without being done is poison), name of the stream
 -- ->  how many were gone from the stream, how many were poison, then id and fields of each entry
 local stream, group, consumer, tries = KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[7])
@@ -13,8 +13,11 @@ else
 end
 for _, pending in ipairs(found) do
     local id, count = pending[1], pending[4]
-    local entry = redis.call('XRANGE', stream, id, id)[1]
-    if not entry then
+    local mine = ARGV[4] == 'own' or pending[2] ~= consumer
+    local entry = mine and redis.call('XRANGE', stream, id, id)[1]
+    if not mine then
+        -- it is known here, and being worked on
+    elseif not entry then
         redis.call('XACK', stream, group, id)
         lost = lost + 1
     elseif ARGV[4] == 'idle' and count >= tries then
