@@ -6,7 +6,7 @@ JS := tests/wire/js
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv js test lint demo clean
+.PHONY: help venv js test lint demo bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lint: venv ## ruff check, ruff format --check, mypy --strict
 
 demo: venv ## start the daemon with a few simulated devices and a page to look at
 	$(PYTHON) -m pushd.demo $(ARGS)
+
+bench: venv js ## measure against node's socket.io and python-socketio; ARGS="--quick" for a short look
+	PATH="$$PATH:$(abspath $(VENV))/bin" $(PYTHON) -m tests.bench.compare $(ARGS)
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(JS)/node_modules build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

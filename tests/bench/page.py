@@ -1,0 +1,167 @@
+"""Results for people: docs/performance.md, with its charts and the raw figures beside it.
+
+`python -m tests.bench.page FILE.json` writes the page and the charts of results again, beside the file.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench import daemon
+from tests.bench.chart import Series, chart
+from tests.bench.figures import ECHO_SIZES, LATENCY, PAYLOADS, SWEPT, THROUGHPUT, Better, Figure
+from tests.bench.results import Results
+from tests.bench.servers import PEERS
+
+NAME = "performance"
+OURS = PEERS[0].name
+PUSHD = "pushd"
+LIMITED = "\N{DAGGER}"
+
+HEAD = """# Performance
+
+<!-- Made by `make bench`; what was measured is in performance.json. -->
+
+Medians of one run on one machine, {date}. The server has a processor of its own, the load generator the other one.
+Ratios say how many times better engineio-trio is. Absolute numbers belong to this machine and this hour: compare
+columns, not pages.
+"""
+
+METHOD = """## How it was measured
+
+- One command, `make bench`, sets everything up and runs it in rounds. In each round every load runs against every
+  server in turn, so that what disturbs the machine disturbs all of them.
+- Each run has a fresh server process, and a generator in C ([tests/bench/load](../tests/bench/load)) that speaks
+  Socket.IO 5 over WebSocket or long-polling. A dagger ({limited}) marks a server whose load the generator could not
+  keep up with: that figure is a lower bound.
+- The servers have the same two handlers: `echo` answers its sender, `fan` sends to everybody. All checks are on. Ours
+  is [tests/bench/peers/ours.py](../tests/bench/peers/ours.py), through the public interface.
+- *Window* is how many events a connection has in flight. Fan-out: one connection asks for a broadcast to all, four at a
+  time (two with payloads over 1 KB); each delivery counts.
+- *us of CPU each* is the processor time of the server for a whole handshake and CONNECT. *Memory* is the growth of the
+  proportional set size in a fresh process.
+- Latency under a fixed load counts from when an event was due, not from when it could be sent, so lateness cannot hide.
+  *Event-loop lag* is what a quiet connection with 100 echoes a second sees.
+- pushd: `pushdctl serve` with its defaults. A stored event or an acknowledgement counts when the store has it; SQLite
+  commits with `synchronous=FULL`.
+"""
+
+
+def write(results: Results, folder: Path) -> Path:
+    """Write the page, the charts and the raw results into `folder`; the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.save(folder / f"{NAME}.json")
+    charts = _charts(results)
+    for name, drawing in charts.items():
+        (folder / name).write_text(drawing)
+    page = folder / f"{NAME}.md"
+    page.write_text(render(results, sorted(charts)))
+    return page
+
+
+def render(results: Results, charts: Sequence[str]) -> str:
+    """The page as Markdown."""
+    parts = [HEAD.format(date=results.date), *(f"**{remark}**\n" for remark in results.remarks)]
+    parts += _compared("## Throughput, connects, memory", results, THROUGHPUT)
+    parts += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})\n" for name in charts]
+    parts += _compared("## Latency under a fixed load", results, LATENCY)
+    parts += _alone("## pushd", results, daemon.FIGURES)
+    parts += [METHOD.format(limited=LIMITED), _machine(results), *_failures(results)]
+    return "\n".join(parts)
+
+
+def summary(results: Results) -> str:
+    """The tables alone, for a terminal."""
+    tables = [_compared("", results, [*THROUGHPUT, *LATENCY]), _alone("", results, daemon.FIGURES)]
+    return "\n".join(part for table in tables for part in table)
+
+
+def _compared(heading: str, results: Results, figures: Sequence[Figure]) -> list[str]:
+    """The table of all servers, with a ratio behind each of the others; nothing if nothing was measured."""
+    theirs = [peer.name for peer in PEERS[1:]]
+    rows = []
+    for figure in figures:
+        if not any(results.values(figure, peer.name) for peer in PEERS):
+            continue
+        cells = [f"{figure.title}, {figure.unit}", _cell(results, figure, OURS)]
+        for peer in theirs:
+            ratio = results.advantage(figure, OURS, peer)
+            cells += [_cell(results, figure, peer), f"**{ratio:.2f}x**" if ratio else ""]
+        rows.append(cells)
+    head = ["", OURS, *(cell for peer in theirs for cell in (peer, "ratio"))]
+    return [heading, "", _table(head, rows)] if rows else []
+
+
+def _alone(heading: str, results: Results, figures: Sequence[Figure]) -> list[str]:
+    rows = [
+        [f"{figure.title}, {figure.unit}", _cell(results, figure, PUSHD)]
+        for figure in figures
+        if results.values(figure, PUSHD)
+    ]
+    return [heading, "", _table(["", f"{PUSHD} on {results.versions[PUSHD]['store']}"], rows)] if rows else []
+
+
+def _cell(results: Results, figure: Figure, peer: str) -> str:
+    median = results.median(figure, peer)
+    if median is None:
+        return "failed" if any((run.load, run.peer) == (figure.load, peer) for run in results.runs) else ""
+    mark = LIMITED if figure.better is Better.MORE and results.limited(figure.load, peer) else ""
+    return f"{median:,.1f}{mark}" if median < 100 else f"{median:,.0f}{mark}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _machine(results: Results) -> str:
+    rows = [[name, text] for name, text in results.machine.items()]
+    rows += [
+        [peer, ", ".join(f"{name} {version}" for name, version in told.items())]
+        for peer, told in results.versions.items()
+    ]
+    rows.append(["rounds", str(max((run.round for run in results.runs), default=0))])
+    return f"## Machine and versions\n\n{_table(['', ''], rows)}"
+
+
+def _failures(results: Results) -> list[str]:
+    failed = [run for run in results.runs if run.failure]
+    lines = [f"- {run.load}, {run.peer}, round {run.round}: {run.failure.splitlines()[0]}" for run in failed]
+    return ["## Failed runs\n", *lines, ""] if lines else []
+
+
+def _charts(results: Results) -> dict[str, str]:
+    """Throughput against connections and against payload, each where at least one server has two points."""
+    sweeps = {
+        f"{NAME}-connections.svg": (
+            "Echo, window 1, 32 B: throughput against connections",
+            ("connections", "messages a second"),
+            {size: f"echo-{size}-1" for size in ECHO_SIZES},
+        ),
+        f"{NAME}-payload.svg": (
+            f"Fan-out to {SWEPT} connections: throughput against payload",
+            ("bytes of payload", "deliveries a second"),
+            {size: f"fan-{SWEPT}-{size}" for size in PAYLOADS},
+        ),
+    }
+    charts = {}
+    for name, (title, axes, loads) in sweeps.items():
+        series = [Series(peer.name, _points(results, peer.name, loads)) for peer in PEERS]
+        series = [one for one in series if len(one.points) > 1]
+        if series:
+            charts[name] = chart(title, *axes, series)
+    return charts
+
+
+def _points(results: Results, peer: str, loads: dict[int, str]) -> list[tuple[float, float]]:
+    points = []
+    for x, load in loads.items():
+        median = results.median(Figure(load, "messages_per_s", "", "", Better.MORE), peer)
+        if median is not None:
+            points.append((float(x), median))
+    return points
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    print(write(Results.load(path), path.parent))
