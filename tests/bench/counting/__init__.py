@@ -1,0 +1,1 @@
+"""The program whose instructions are counted."""

@@ -1,0 +1,34 @@
+"""No hot path takes a tenth more instructions than was recorded. See `instructions.py`; no time is measured."""
+
+import pytest
+
+from tests.bench import instructions
+from tests.bench.instructions import BASELINE, LIMIT, TOLERANCE, Baseline
+from tests.bench.provision import NotHere
+
+
+@pytest.mark.instructions
+@pytest.mark.timeout(LIMIT + 20)
+def test_no_hot_path_takes_more_instructions_than_recorded() -> None:
+    recorded = Baseline.load()
+    if instructions.interpreter() != recorded.interpreter:
+        pytest.skip(f"cannot run here: {BASELINE.name} was recorded with {recorded.interpreter}")
+    try:
+        now = instructions.measure()
+    except NotHere as missing:
+        pytest.skip(f"cannot run here: {missing}")
+    assert now.counts.keys() == recorded.counts.keys()
+    more = {
+        name: round(ratio, 3) for name, ratio in instructions.compare(now, recorded).items() if ratio > 1 + TOLERANCE
+    }
+    assert not more, (
+        f"times the recorded instructions: {more}. Find out why; if it is meant to be so, record anew: "
+        f"python -m tests.bench.instructions --record. {instructions.differences(now, recorded)}"
+    )
+
+
+def test_a_regression_is_seen() -> None:
+    recorded = Baseline("here", {"trio": "1"}, {"echo": 1_000, "fan": 100})
+    now = Baseline("there", {"trio": "2"}, {"echo": 1_200, "fan": 99})
+    assert instructions.compare(now, recorded) == {"echo": 1.2, "fan": 0.99}
+    assert instructions.differences(now, recorded) == "trio 1 -> 2, here -> there"
