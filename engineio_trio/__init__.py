@@ -19,6 +19,7 @@ from engineio_trio.errors import LocalProtocolError as LocalProtocolError
 from engineio_trio.errors import ProtocolError as ProtocolError
 from engineio_trio.errors import RemoteProtocolError as RemoteProtocolError
 from engineio_trio.handshake import Handshake as Handshake
+from engineio_trio.protocol.codec import check_event as check_event
 from engineio_trio.server.namespace import Namespace as Namespace
 from engineio_trio.server.server import EngineServer as EngineServer
 from engineio_trio.server.server import Session as Session

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from engineio_trio import LocalProtocolError, check_event
 from pushd import jsonbytes
 from pushd.errors import BadRequest
 from pushd.model import DEVICE_ID, TOPIC, Push
@@ -18,10 +19,6 @@ ID_MAX: Final = 256  # characters
 EVENT_MAX: Final = 128
 RECONCILE_MAX: Final = 100_000  # devices in one request
 TTL_MAX: Final = 366 * 86_400.0
-# What Socket.IO keeps for itself: a client's parser refuses an event of such a name and drops the connection.
-RESERVED: Final = frozenset(
-    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
-)
 KICKED: Final = "kicked"  # the daemon's own event
 
 
@@ -108,8 +105,8 @@ def _needed(fields: Mapping[str, Any], field: str) -> Any:
 def _data(value: Any, limit: int, form: Form) -> str:
     try:
         text = _text_of(value) if form is Form.TEXT else jsonbytes.encode(value)
-        jsonbytes.loads(text)
-    except ValueError as error:
+        check_event("push", jsonbytes.loads(text))  # what is accepted can be sent: a packet has few attachments
+    except (ValueError, LocalProtocolError) as error:
         raise BadRequest(f"data: {error}") from None
     if len(text.encode()) > limit:
         raise BadRequest(f"data: {len(text.encode())} bytes of JSON; at most {limit}")
@@ -131,8 +128,12 @@ def _json(field: str, value: Any) -> Any:
 
 def _event(value: Any) -> str:
     name = _name(value, "event", EVENT_MAX)
-    if name in RESERVED or name == KICKED:
-        raise BadRequest(f"event: {name!r} is reserved")
+    try:
+        check_event(name)
+    except LocalProtocolError as error:
+        raise BadRequest(f"event: {error}") from None
+    if name == KICKED:
+        raise BadRequest(f"event: {name!r} is the daemon's own")
     return name
 
 

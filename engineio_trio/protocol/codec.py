@@ -89,6 +89,11 @@ def encode(packet: SocketPacket, *, max_attachments: int = MAX_ATTACHMENTS) -> t
             return _encode_plain(Kind.CONNECT_ERROR, namespace, data)
 
 
+def check_event(event: str, *args: Any) -> None:
+    """Raise the LocalProtocolError that `emit(event, *args)` would raise, if it would: for what is kept, and sent later."""
+    encode(Event(event, args))
+
+
 def _encode_plain(kind: Kind, namespace: str, data: Any, query: str = "") -> tuple[str, tuple[bytes, ...]]:
     attachments: list[bytes] = []
     plain = _detach(data, attachments)

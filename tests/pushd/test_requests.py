@@ -45,6 +45,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"data": "x" * 1_000}, "data"),
     ({"data": {"$bytes": "%"}}, "data"),
     ({"data": {"$bytes": "AA==", "more": 1}}, "data"),
+    ({"data": [{"$bytes": "AA=="}] * 11}, "data"),
+    ({"data": [{"$bytes": "AA=="}, {"_placeholder": True, "num": 0}]}, "data"),
     ({"event": ""}, "event"),
     ({"event": 5}, "event"),
     ({"event": "connect"}, "event"),
