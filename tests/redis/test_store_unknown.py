@@ -79,6 +79,8 @@ async def test_what_is_repeated_until_it_succeeds_happens_once(redis: Server, mo
                                 nursery.start_soon(done.live, one, f"d{number}", turn, random.Random(rng.random()))
                         turn += 1
                     cutting.cancel_scope.cancel()
+                proxy.cut_after(1_000_000_000)
+                await done.caller(one.store.ping)  # connected, so that the node can say goodbye
         assert proxy.cuts >= CUTS
         assert done.caller.lost > CUTS / 4, "too few calls were hit to show anything"
         await done.check(quiet)
