@@ -24,8 +24,11 @@ class Peer(Protocol):
     def emit(self, event: str, *args: Any) -> None:
         """Send an event, without waiting. Raises LocalProtocolError for what cannot be sent."""
 
-    def emit_with_ack(self, event: str, *args: Any, on_ack: Callable[..., None]) -> None:
-        """Send an event; `on_ack` is called in the reader when the client acknowledges it, never after the end."""
+    def emit_with_ack(self, event: str, *args: Any, on_ack: Callable[..., None]) -> Callable[[], None]:
+        """Send an event; `on_ack` is called in the reader when the client acknowledges it, never after the end.
+
+        The answer is a function that awaits the acknowledgement no longer.
+        """
 
     async def flush(self) -> None:
         """Return when all that was emitted has been written to the transport. Raises Disconnected."""

@@ -6,6 +6,7 @@ What is in memory (sent and not confirmed, confirmed and not yet written to the 
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -14,6 +15,7 @@ import trio
 from engineio_trio import CloseReason, Disconnected, LocalProtocolError
 from pushd import jsonbytes
 from pushd.backoff import persist
+from pushd.config.sections import SENDINGS
 from pushd.failpoint import failpoint
 from pushd.model import Confirm, Message, ReceiptState
 from pushd.node import Node
@@ -22,17 +24,17 @@ from pushd.peer import Peer
 log = logging.getLogger(__name__)
 
 TICK: Final = 30.0  # seconds after which the inbox is read although nobody said so: wake-ups are hints, and may be lost
-RESENDS: Final = 3  # for one message on one connection; then the connection is closed
 BURST: Final = 65_536  # bytes sent before the pump waits for them to be written: far below a peer's outbox
 
 
 @dataclasses.dataclass(slots=True)
 class InFlight:
-    """A message that was sent: when (Trio time) and how many times again."""
+    """A message that was sent: when (Trio time), how many times, and how to await each one's ack no longer."""
 
     message: Message
     sent: float
-    resends: int = 0
+    forgets: list[Callable[[], None]]
+    sendings: int = 1
 
 
 class Pump:
@@ -116,12 +118,12 @@ class Pump:
         if message.redelivered:
             self._node.metrics.redeliveries.inc()
         try:
-            self._emit(message)
+            forgets = self._emit(message)
         except (ValueError, LocalProtocolError) as error:
             log.error("push %r (seq %d) for %r cannot be sent: %s", message.id, message.seq, self._device, error)
             self._settle(message.seq, ReceiptState.REFUSED)
             return
-        self._inflight[message.seq] = InFlight(message, trio.current_time())
+        self._inflight[message.seq] = InFlight(message, trio.current_time(), forgets)
         if self._confirm is Confirm.CLIENT and not self._watching and self._nursery is not None:
             self._watching = True
             self._nursery.start_soon(self._resend, name=f"resend {self._device}")
@@ -130,12 +132,13 @@ class Pump:
         if self._burst >= BURST:
             await self._flush()
 
-    def _emit(self, message: Message) -> None:
+    def _emit(self, message: Message) -> list[Callable[[], None]]:
+        """Send a message; how to forget that its acknowledgement is awaited, if one is."""
         arguments = arguments_of(message)
-        if self._confirm is Confirm.WRITE:
-            self._peer.emit(message.event, *arguments)
-        else:
-            self._peer.emit_with_ack(message.event, *arguments, on_ack=lambda *_: self._acked(message.seq))
+        if self._confirm is Confirm.CLIENT:
+            return [self._peer.emit_with_ack(message.event, *arguments, on_ack=lambda *_: self._acked(message.seq))]
+        self._peer.emit(message.event, *arguments)
+        return []
 
     async def _flush(self) -> None:
         """Wait until what was sent is written. Raises Disconnected, also if it may have been sent to nobody."""
@@ -157,7 +160,9 @@ class Pump:
             self._settle(seq, ReceiptState.ACKED)
 
     def _settle(self, seq: int, state: ReceiptState) -> None:
-        self._inflight.pop(seq, None)
+        flight = self._inflight.pop(seq, None)
+        for forget in flight.forgets if flight else ():
+            forget()  # a client that remembers ids acks one of several sendings: the others would be awaited for ever
         self._confirmed[seq] = state
         if not self._writing and self._nursery is not None:
             self._writing = True
@@ -193,7 +198,7 @@ class Pump:
         while self._inflight:
             await trio.sleep_until(self._next_resend())
             for flight in self._overdue():
-                if flight.resends == RESENDS:
+                if flight.sendings == SENDINGS:
                     log.warning("%r does not acknowledge push %r: closing", self._device, flight.message.id)
                     self._peer.close(CloseReason.POLICY)
                     return
@@ -210,10 +215,10 @@ class Pump:
 
     def _send_again(self, flight: InFlight) -> None:
         flight.message = dataclasses.replace(flight.message, redelivered=True)
-        flight.resends += 1
+        flight.sendings += 1
         flight.sent = trio.current_time()
         self._node.metrics.redeliveries.inc()
-        self._emit(flight.message)
+        flight.forgets += self._emit(flight.message)
 
 
 def arguments_of(message: Message) -> tuple[object, dict[str, object]]:

@@ -90,7 +90,7 @@ def encode(packet: SocketPacket, *, max_attachments: int = MAX_ATTACHMENTS) -> t
 
 
 def check_event(event: str, *args: Any) -> None:
-    """Raise the LocalProtocolError that `emit(event, *args)` would raise, if it would: for what is kept, and sent later."""
+    """Raise the LocalProtocolError that `emit(event, *args)` would raise, if any: for what is kept, and sent later."""
     encode(Event(event, args))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import enum
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -116,17 +117,18 @@ class Socket:
 
     def emit_with_ack(
         self, event: str, *args: Any, on_ack: Callable[..., None], on_gone: Callable[[], None] | None = None
-    ) -> None:
+    ) -> Callable[[], None]:
         """Send an event that asks for an acknowledgement, without waiting for it.
 
         `on_ack(*values)` runs inside the reader when the peer acknowledges, so it must not block; `on_gone()` when the
-        socket closes first. Raises LocalProtocolError when `max_pending_acks` are awaited already.
+        socket closes first. The answer is a function that awaits it no longer: then neither runs. Raises
+        LocalProtocolError when `max_pending_acks` are awaited already.
         """
         if self._stage is Stage.CLOSED:
             if on_gone is not None:
                 on_gone()
-            return
-        self._ask(event, args, Awaited(on_ack, on_gone))
+            return _nothing
+        return partial(self._forget, self._ask(event, args, Awaited(on_ack, on_gone)))
 
     async def call(self, event: str, *args: Any, timeout: float = CALL_TIMEOUT) -> Any:
         """Send an event and wait up to `timeout` seconds for the acknowledgement: None, one value, or a tuple of them.
@@ -242,3 +244,7 @@ class Socket:
             for one in awaited.values():
                 if one.on_gone is not None:
                     every.callback(one.on_gone)
+
+
+def _nothing() -> None:
+    """There is nothing to forget."""

@@ -316,10 +316,11 @@ def _check_times(config: Config) -> Iterator[_Finding]:
             f"must be more than protocol.ping_interval + protocol.ping_timeout + heartbeat.interval = {silence:g}, "
             "or living devices would be called offline",
         )
-    if config.delivery.window > config.limits.pending_acks:
+    if config.delivery.window * sections.SENDINGS > config.limits.pending_acks:
         yield _Finding(
             ("delivery.window", "limits.pending_acks"),
-            f"must not be more than limits.pending_acks = {config.limits.pending_acks}",
+            f"must not be more than limits.pending_acks / {sections.SENDINGS} = "
+            f"{config.limits.pending_acks // sections.SENDINGS}, for a message may be sent {sections.SENDINGS} times",
         )
     if config.delivery.window > config.delivery.inbox_max:
         yield _Finding(

@@ -274,6 +274,9 @@ class Takeover(Section):
     window: Seconds = Field(default=10.0, description="seconds over which takeovers are counted")
 
 
+SENDINGS = 4  # of one message on one connection, each of which asks for an acknowledgement; then it is closed
+
+
 class Delivery(Section):
     """Messages to devices."""
 

@@ -64,6 +64,7 @@ class Peer:
         self.sent: list[Sent] = []
         self.calls: list[str] = []
         self.flushes = 0
+        self.awaited = 0  # acknowledgements that nobody has given up yet
         self.blocked = False  # flush waits: the client does not read
         self.on_disconnect: Callable[[CloseReason], None] = lambda reason: None
 
@@ -71,9 +72,14 @@ class Peer:
         if self.closed is None:
             self.sent.append(Sent(event, args))
 
-    def emit_with_ack(self, event: str, *args: Any, on_ack: Callable[..., None]) -> None:
+    def emit_with_ack(self, event: str, *args: Any, on_ack: Callable[..., None]) -> Callable[[], None]:
+        self.awaited += 1
         if self.closed is None:
             self.sent.append(Sent(event, args, on_ack))
+        return self._forget
+
+    def _forget(self) -> None:
+        self.awaited -= 1
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -185,7 +185,10 @@ ONE_MISTAKE = [
         "heartbeat.stale_after: must be more than protocol.ping_interval + protocol.ping_timeout + heartbeat.interval "
         "= 55, or living devices would be called offline (FILE)",
     ),
-    ("[limits]\npending_acks = 8", "delivery.window: must not be more than limits.pending_acks = 8 (FILE)"),
+    (
+        "[limits]\npending_acks = 60",
+        "delivery.window: must not be more than limits.pending_acks / 4 = 15, for a message may be sent 4 times (FILE)",
+    ),
     ("[delivery]\ninbox_max = 8", "delivery.window: must not be more than delivery.inbox_max = 8 (FILE)"),
 ]
 

@@ -126,6 +126,19 @@ async def test_a_late_ack_of_a_resent_message_counts(mock_clock: Clock) -> None:
         assert len(peer.sent) == 2
 
 
+async def test_one_ack_of_a_message_sent_twice_is_enough(mock_clock: Clock) -> None:
+    """I5: a client that remembers ids may ack once; the other sending's acknowledgement is awaited no longer."""
+    async with open_world(mock_clock, resend=30.0) as world:
+        await world.push("a")
+        device, peer = await world.login()
+        await until(lambda: peer.sent)
+        await world.pass_time(31)
+        assert peer.awaited == 2
+        peer.ack(peer.seqs[0])
+        await until(lambda: device._pump.held == 0)
+        assert peer.awaited == 0
+
+
 async def test_only_what_is_overdue_is_sent_again(mock_clock: Clock) -> None:
     async with open_world(mock_clock, resend=30.0) as world:
         await world.push("a")

@@ -115,6 +115,28 @@ async def test_s8_the_number_of_awaited_acks_is_limited() -> None:
         assert sorted(gone) == [0, 1, 2]
 
 
+async def test_an_acknowledgement_that_is_given_up_is_ignored_when_it_comes(autojump_clock: MockClock) -> None:
+    """I5: what asks without waiting can stop to be asked, so nothing is kept for a peer that never answers."""
+    server = SocketServer()
+    heard: list[object] = []
+    async with serving(server) as listener:
+        wire = await Wire.joined(listener.connect())
+        socket = next(iter(server.of("/").sockets.values()))
+        forget = socket.emit_with_ack("q", on_ack=heard.append, on_gone=lambda: heard.append("gone"))
+        kept = socket.emit_with_ack("q", on_ack=heard.append)
+        forget()
+        forget()
+        assert list(socket._awaited) == [1]
+        await wire.say('430["late"]', '431["kept"]')
+        await trio.testing.wait_all_tasks_blocked()
+        assert heard == ["kept"]
+        kept()
+        await wire.aclose()
+        await at_rest(server)
+    assert heard == ["kept"]
+    socket.emit_with_ack("q", on_ack=heard.append)()
+
+
 @pytest.mark.parametrize("bad", [("disconnect",), ("q", object()), ("q", "\ud800")])
 async def test_s8_what_cannot_be_sent_is_not_awaited(bad: tuple[Any, ...]) -> None:
     server = SocketServer()
