@@ -24,7 +24,7 @@ from tests.bench.servers import Peer, Processors
 DOCS = Path(__file__).parents[2] / "docs"
 ROUNDS = 5
 MOST_QUICK = 3_000  # connections: what has more is left out of a quick run
-QUICK = {"seconds": 1, "warmup": 0.5}
+QUICK = {"seconds": 2, "warmup": 1}
 QUICK_PUSHES = 10  # a quick run has so many times fewer
 
 
@@ -45,8 +45,10 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--quick", action="store_true", help="short runs of at most 3,000 connections, to see that it works"
     )
     parser.add_argument("--only", default="*", help="loads, separated by commas; * and ? are patterns")
-    parser.add_argument("--peers", default="*", help="servers by name, and `pushd`, in the same way")
-    parser.add_argument("--store", default=daemon.SQLITE, help="of pushd: sqlite (default), or a Redis server's URL")
+    parser.add_argument("--peers", default="*", help="servers by name (and `pushd*`), in the same way")
+    parser.add_argument(
+        "--store", default=",".join(daemon.STORES), help="of pushd: sqlite, redis (both by default), URLs"
+    )
     parser.add_argument("--output", type=Path, help="directory for the page, its charts and the raw results")
     parser.add_argument("--list", action="store_true", help="name the loads, and end")
     return parser.parse_args(words)
@@ -67,7 +69,7 @@ def main(words: Sequence[str]) -> int:
     os.sched_setaffinity(0, {processors.load})
     results = _begin(options, processors)
     try:
-        _prepare(tasks, options, processors, results)
+        _prepare(tasks, processors, results)
         _run_rounds(tasks, options.rounds or (1 if options.quick else ROUNDS), results)
     except provision.NotHere as missing:
         print(f"make bench: {missing}", file=sys.stderr)
@@ -87,7 +89,7 @@ def _begin(options: argparse.Namespace, processors: Processors) -> Results:
     return results
 
 
-def _prepare(tasks: Sequence[Task], options: argparse.Namespace, processors: Processors, results: Results) -> None:
+def _prepare(tasks: Sequence[Task], processors: Processors, results: Results) -> None:
     """Make everything that is needed, before the first measurement. Raises NotHere."""
     provision.generator()
     wanted = {task.peer for task in tasks}
@@ -95,8 +97,6 @@ def _prepare(tasks: Sequence[Task], options: argparse.Namespace, processors: Pro
         if peer.name in wanted:
             with servers.serving(peer, processors.server) as running:
                 results.versions[peer.name] = running.versions
-    if page.PUSHD in wanted:
-        results.versions[page.PUSHD] = {"store": "SQLite" if options.store == daemon.SQLITE else "Redis"}
 
 
 def _run_rounds(tasks: Sequence[Task], rounds: int, results: Results) -> None:
@@ -127,8 +127,9 @@ def _tasks(options: argparse.Namespace, processors: Processors) -> Iterator[Task
             if _is_wanted(load.name, options.only) and _is_wanted(peer.name, options.peers):
                 yield Task(load.name, peer.name, _library_run(load, peer, processors))
     for name, measure in _pushd_runs(options, processors).items():
-        if _is_wanted(name, options.only) and _is_wanted(page.PUSHD, options.peers):
-            yield Task(name, page.PUSHD, measure)
+        for store in options.store.split(","):
+            if _is_wanted(name, options.only) and _is_wanted(daemon.name_of(store), options.peers):
+                yield Task(name, daemon.name_of(store), partial(_on_store, store, measure))
 
 
 def _is_wanted(name: str, patterns: str) -> bool:
@@ -153,15 +154,20 @@ def _library_run(load: Load, peer: Peer, processors: Processors) -> Callable[[],
     return measure
 
 
-def _pushd_runs(options: argparse.Namespace, processors: Processors) -> dict[str, Callable[[], dict[str, Any]]]:
+def _on_store(store: str, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    with daemon.open_store(store) as opened:
+        return measure(opened)
+
+
+def _pushd_runs(options: argparse.Namespace, processors: Processors) -> dict[str, Callable[[str], dict[str, Any]]]:
     pushes = list(daemon.PUSHES)
     if options.quick:
         pushes = [dataclasses.replace(one, count=max(one.count // QUICK_PUSHES, 2)) for one in pushes]
-    runs: dict[str, Callable[[], dict[str, Any]]] = {}
+    runs: dict[str, Callable[[str], dict[str, Any]]] = {}
     for load in _sized(daemon.LOADS, options):
-        runs[load.name] = partial(daemon.run_load, options.store, load, processors)
+        runs[load.name] = partial(daemon.run_load, load=load, processors=processors)
     for one in pushes:
-        runs[one.name] = partial(daemon.run_pushes, options.store, one, processors)
+        runs[one.name] = partial(daemon.run_pushes, pushes=one, processors=processors)
     return runs
 
 

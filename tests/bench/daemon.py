@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from tests.bench import generator, provision, servers
 from tests.bench.figures import Better, Figure, Load
+from tests.redis.servers import server
 
 START = 30.0  # seconds for the daemon to be ready, and for its devices to be there
 DRAIN = 60.0  # seconds for all pushes to be acknowledged
@@ -27,7 +28,8 @@ LONGEST = 200.0  # seconds that devices stay, for one measurement
 LOOK = 0.05  # seconds between two looks at the daemon: its answer costs it time, too
 WRITERS = 4  # HTTP connections that write pushes at once
 DEVICE = "bench-"  # the generator adds the number
-SQLITE = "sqlite"
+SQLITE, REDIS = "sqlite", "redis"
+STORES = (SQLITE, REDIS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class RedisQueue:
     def _client(self) -> Any:
         import redis
 
-        return redis.Redis.from_url(self.url)
+        return redis.Redis.from_url(self.url.replace("redis+unix:", "unix:"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,6 +146,21 @@ class Daemon:
             connection.request("GET", "/v1/stats")
             stats: dict[str, Any] = json.loads(connection.getresponse().read())
             return stats
+
+
+def name_of(store: str) -> str:
+    """What tables call the daemon on this store."""
+    return "pushd on SQLite" if store == SQLITE else "pushd on Redis"
+
+
+@contextlib.contextmanager
+def open_store(store: str) -> Iterator[str]:
+    """A store that `running` takes: for `redis` a server is started, beside the load; others are there already."""
+    if store != REDIS:
+        yield store
+        return
+    with server() as started:
+        yield started.url
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ class Figure:
 
 ECHO_SIZES = (10, 100, 300, 1_000, 3_000, 10_000)
 PAYLOADS = (32, 256, 1_024, 4_096, 16_384)
+MANY = 3_000
 SWEPT = 500  # connections of the fan-out whose payload grows
 
 MIXED = {
@@ -54,7 +55,9 @@ MIXED = {
 
 
 def _echo(connections: int, window: int) -> Load:
-    return Load(f"echo-{connections}-{window}", "echo", connections, {"window": window})
+    # a server may answer thousands of connections in one burst after the other: several of them must fit in
+    longer = {"warmup": 2, "seconds": 8} if connections >= MANY else {}
+    return Load(f"echo-{connections}-{window}", "echo", connections, {"window": window, **longer})
 
 
 def _fan(connections: int, size: int) -> Load:

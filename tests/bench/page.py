@@ -15,7 +15,6 @@ from tests.bench.servers import PEERS
 
 NAME = "performance"
 OURS = PEERS[0].name
-PUSHD = "pushd"
 LIMITED = "\N{DAGGER}"
 
 HEAD = """# Performance
@@ -43,7 +42,8 @@ METHOD = """## How it was measured
 - Latency under a fixed load counts from when an event was due, not from when it could be sent, so lateness cannot hide.
   *Event-loop lag* is what a quiet connection with 100 echoes a second sees.
 - pushd: `pushdctl serve` with its defaults. A stored event or an acknowledgement counts when the store has it; SQLite
-  commits with `synchronous=FULL`.
+  commits with `synchronous=FULL`; the Redis server has a log of changes, and shares the load's processor. Pushes are
+  written to the `push` stream, over HTTP for SQLite and by XADD for Redis.
 """
 
 
@@ -93,12 +93,12 @@ def _compared(heading: str, results: Results, figures: Sequence[Figure]) -> list
 
 
 def _alone(heading: str, results: Results, figures: Sequence[Figure]) -> list[str]:
-    rows = [
-        [f"{figure.title}, {figure.unit}", _cell(results, figure, PUSHD)]
-        for figure in figures
-        if results.values(figure, PUSHD)
-    ]
-    return [heading, "", _table(["", f"{PUSHD} on {results.versions[PUSHD]['store']}"], rows)] if rows else []
+    """The table of pushd, with a column for each store that it was measured on; nothing if it was not."""
+    names = list(dict.fromkeys(map(daemon.name_of, daemon.STORES)))
+    names = [name for name in names if any(run.peer == name for run in results.runs)]
+    rows = [[f"{figure.title}, {figure.unit}", *(_cell(results, figure, name) for name in names)] for figure in figures]
+    rows = [row for row in rows if any(row[1:])]
+    return [heading, "", _table(["", *names], rows)] if rows else []
 
 
 def _cell(results: Results, figure: Figure, peer: str) -> str:

@@ -70,9 +70,11 @@ def test_what_cannot_be_loaded_is_an_error() -> None:
         generator.finish(generator.start("echo", port, 5, {"windo": 4}, (), 0))
 
 
-def test_pushes_reach_devices_and_their_acknowledgements_the_store() -> None:
+@pytest.mark.parametrize("store", daemon.STORES)
+def test_pushes_reach_devices_and_their_acknowledgements_the_store(store: str) -> None:
     for pushes in (Pushes("one each", devices=3, count=9), Pushes("all", devices=3, count=4, to_all=True)):
-        measured = daemon.run_pushes(daemon.SQLITE, pushes, Processors.choose())
+        with daemon.open_store(store) as opened:
+            measured = daemon.run_pushes(opened, pushes, Processors.choose())
         assert measured["messages"] == pushes.deliveries
         assert measured["latency_us"]["push"]["max"] > 0
         assert measured["acked_per_s"] > 0
@@ -121,7 +123,6 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     results = some_results()
-    results.versions["pushd"] = {"store": "SQLite"}
     written = page.write(results, tmp_path).read_text()
     row = next(line for line in written.splitlines() if "echo, 100 connections, window 4" in line)
     assert row.split("|")[2:-1] == [f" 300{page.LIMITED} ", " 100 ", " **3.00x** ", " failed ", "  "]
