@@ -27,7 +27,9 @@ DONE: Final = Script("done")
 DISMISS: Final = Script("dismiss")
 
 GROUP: Final = "pushd"
-IDLE: Final = 60.0  # seconds after which what a node has taken, and not touched since, is left to the others
+IDLE: Final = 60.0  # seconds, at most, after which what a node has taken, and not touched since, is left to the others
+LEASES: Final = 4  # the same in leases: whoever is so late is dead, or as good as that
+TOUCHES: Final = 4  # signs within that time that what was taken is being worked on
 TRIES: Final = 5  # times that an entry is taken
 
 
@@ -37,11 +39,16 @@ class Group:
     def __init__(self, context: Context, stream: Stream) -> None:
         self._context = context
         self._stream = stream
-        self._idle = IDLE
+        self._idle = min(IDLE, LEASES * context.lease.life)
         self._consumer = ""
         self._held: dict[str, Entry] = {}  # taken and not done
         self._unsure = True  # the server may have given us more than we know of: a reply was lost
         self._next_claim = 0.0
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two calls of `touch`."""
+        return self._idle / TOUCHES
 
     async def take(self, limit: int) -> list[Entry]:
         """See `Store.take`."""
@@ -74,7 +81,7 @@ class Group:
             self._held.pop(id, None)
 
     async def touch(self) -> None:
-        """What is held is being worked on: nobody else may take it. Call it several times within IDLE."""
+        """What is held is being worked on: nobody else may take it. Call it every `pause` seconds."""
         by_bucket: dict[Bucket, list[str]] = {}
         for id in self._held:
             bucket, entry = self._split(id)

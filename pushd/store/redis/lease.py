@@ -32,7 +32,7 @@ class Lease:
         self._runner = runner
         self._keys = keys
         self._name = name
-        self._life = life
+        self.life = life
         self._refresh = refresh
         self._renewed = -math.inf  # when the last renewal that succeeded was sent
         self._steady = math.inf  # since when renewals have succeeded one after the other, and the clock has not jumped
@@ -45,19 +45,25 @@ class Lease:
     @property
     def valid(self) -> bool:
         """Is it certain that nobody has declared this node dead?"""
-        return trio.current_time() - self._renewed < self._life * (1 - MARGIN)
+        return trio.current_time() - self._renewed < self.life * (1 - MARGIN)
 
     def check(self) -> None:
         """Raise StoreUnavailable while that is not certain."""
         if not self.valid:
             rule = "it does nothing for its devices until it can"
-            raise StoreUnavailable(f"this node has not been able to renew its lease for {self._life:g} s: {rule}")
+            raise StoreUnavailable(f"this node has not been able to renew its lease for {self.life:g} s: {rule}")
 
     @property
-    def may_judge(self) -> bool:
-        """May this node say that others are dead? Only who has seen a whole lease pass, with nothing unusual."""
+    def judges_until(self) -> int:
+        """Until when (the server's Unix milliseconds) this node may say that others are dead; 0: it may not.
+
+        Only who has seen a whole lease pass, with nothing unusual, may. And what it says must be heard at once: a
+        server that was stopped meanwhile has let everybody's lease run out.
+        """
         now = trio.current_time()
-        return now - self._renewed <= 2 * self._refresh and now - self._steady >= self._life
+        if now - self._renewed > 2 * self._refresh or now - self._steady < self.life:
+            return 0
+        return round((now + self._offset + self._refresh) * 1_000)
 
     async def take(self) -> None:
         """Begin the incarnation. Raises StoreUnavailable; may be repeated."""
@@ -95,7 +101,7 @@ class Lease:
 
     async def _renew(self, first: int) -> bool:
         sent = trio.current_time()
-        life = round(self._life * 1_000)
+        life = round(self.life * 1_000)
         alive, now = await self._runner.run(LEASE, (self._keys.nodes,), self.incarnation, life, first)
         if not alive:
             return False

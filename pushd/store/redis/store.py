@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 CONDEMN: Final = Script("condemn")
 VERSION: Final = 1  # of what is kept under our keys
 BURIED: Final = 600.0  # seconds after its death until nobody looks for what a node has left any more
-TOUCH: Final = 15.0  # seconds between two signs that entries which were taken are being worked on
+SHORTEST: Final = 0.1  # seconds between two signs that entries which were taken are being worked on, at least
 FAREWELL: Final = 2.0  # seconds for the goodbye of a node
 
 
@@ -135,7 +135,8 @@ class RedisStore:
             listener = Listener(self._context.client, self._context.control)
             await nursery.start(listener.run, self._context.keys.channels + lease.incarnation)
             await begin()
-            nursery.start_soon(self._tend)
+            for group in self._groups.values():
+                nursery.start_soon(self._tend, group)
             task_status.started()
             await lease.keep()
             nursery.cancel_scope.cancel()
@@ -157,15 +158,14 @@ class RedisStore:
                     + _ADVICE[field].format(theirs=theirs)
                 )
 
-    async def _tend(self) -> None:
+    async def _tend(self, group: Group) -> None:
         """Keep what was taken from being taken by others."""
         while True:
-            await trio.sleep(TOUCH)
-            for group in self._groups.values():
-                try:
-                    await group.touch()
-                except (StoreUnavailable, ResponseError) as error:
-                    log.debug("entries at hand cannot be kept: %s", error)
+            await trio.sleep(max(group.pause, SHORTEST))
+            try:
+                await group.touch()
+            except (StoreUnavailable, ResponseError) as error:
+                log.debug("entries at hand cannot be kept: %s", error)
 
     # ---- bindings ----
 
@@ -195,8 +195,8 @@ class RedisStore:
 
     async def sweep(self) -> int:
         context = self._context
-        judge = int(context.lease.may_judge)
-        flat = await context.runner.run(CONDEMN, (context.keys.nodes,), context.lease.incarnation, judge)
+        lease = context.lease
+        flat = await context.runner.run(CONDEMN, (context.keys.nodes,), lease.incarnation, lease.judges_until)
         dead = {name.decode(): int(age) / 1_000 for name, age in zip(flat[::2], flat[1::2], strict=True)}
         ended = 0
 

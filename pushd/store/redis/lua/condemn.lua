@@ -1,9 +1,9 @@
 -- Declare dead whose lease has run out, and name the dead. A score is the end of a lease (ms), or minus the time of
 -- death.
 -- KEYS  nodes
--- ARGV  now, incarnation, may this node judge now (1 or 0)
+-- ARGV  now, incarnation, until when this node may judge (ms)
 -- ->  for each dead incarnation its name and for how long it has been dead (ms)
-if ARGV[3] == '1' then
+if now <= tonumber(ARGV[3]) * 1000 then
     for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], 0, '(' .. milliseconds(), 'LIMIT', 0, 200)) do
         if node ~= ARGV[2] then
             write_though_full(KEYS[1])
