@@ -36,6 +36,7 @@ class Epoch:
     """One login, by the status stream. `end` is infinite and `reason` empty while it lasts."""
 
     device: str
+    node: str
     conn: str
     epoch: int
     start: float
@@ -80,7 +81,8 @@ def _epochs(evidence: Evidence) -> Iterator[Epoch]:
             continue
         if entry["event"] == "takeover" and device in last:
             last[device].end, last[device].reason = min(last[device].end, moment), "takeover"
-        epoch = last[device] = held[device, entry["epoch"]] = Epoch(device, entry["conn"], int(entry["epoch"]), moment)
+        epoch = Epoch(device, entry["node"], entry["conn"], int(entry["epoch"]), moment)
+        last[device] = held[device, entry["epoch"]] = epoch
         yield epoch
 
 
@@ -111,37 +113,60 @@ def status_is_exact(evidence: Evidence, epochs: list[Epoch]) -> Violations:
 
 
 def nothing_is_left_by_a_clean_end(evidence: Evidence, epochs: list[Epoch]) -> Violations:
-    """I8: when the process had ended by SIGTERM, so had every binding."""
+    """I8: when a node had ended by SIGTERM, so had every binding of it."""
     for record in evidence.history:
         if record["what"] == "ended" and record["how"] == "SIGTERM":
             for epoch in epochs:
-                if epoch.start < record["t"] < epoch.end:
+                if epoch.node == record["who"] and epoch.start < record["t"] < epoch.end:
                     yield f"I8: still bound after a clean end at {record['t']}: {epoch}"
+
+
+class Nodes:
+    """When which node was told to stop, and from when to when one could be taken for dead."""
+
+    def __init__(self, history: list[Record]) -> None:
+        self._stops: dict[str, list[float]] = defaultdict(list)
+        self._away: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        since: dict[str, float] = {}
+        for record in history:
+            node, moment = record["who"], record["t"]
+            match record["what"], record.get("how"):
+                case "ending", "SIGTERM":
+                    self._stops[node].append(moment)
+                case ("cutting", _) | ("ending", _):
+                    since.setdefault(node, moment)
+                case ("mended", _) | ("started", _) if node in since:
+                    self._away[node].append((since.pop(node), moment))
+        for node, moment in since.items():
+            self._away[node].append((moment, math.inf))
+
+    def could_die(self, epoch: Epoch) -> bool:
+        """Whether its node was away in this epoch."""
+        return any(start <= epoch.end and epoch.start <= end for start, end in self._away[epoch.node])
+
+    def stopped(self, epoch: Epoch) -> bool:
+        """Whether its node was told to stop in this epoch."""
+        return any(epoch.covers(stop) for stop in self._stops[epoch.node])
 
 
 def no_offline_is_false(evidence: Evidence, epochs: list[Epoch]) -> Violations:
     """I4: who is said to have left has left; who is said to be lost was lost with its node."""
     leaving: dict[str, float] = {}
-    deaths: list[float] = []
-    stops: list[float] = []
+    nodes = Nodes(evidence.history)
     for record in evidence.history:
-        match record["what"], record.get("how"):
-            case (("leaving" | "closed"), _):
-                leaving.setdefault(record["conn"], record["t"])
-            case "ending", "SIGTERM":
-                stops.append(record["t"])
-            case "ended", how if how != "SIGTERM":
-                deaths.append(record["t"])
+        if record["what"] in ("leaving", "closed"):
+            leaving.setdefault(record["conn"], record["t"])
     known = {record["conn"] for record in evidence.history if record["what"] == "connected"}
     for epoch in epochs:
-        if epoch.reason == "node lost":
-            true = any(epoch.start <= death <= epoch.end for death in deaths)
-        elif epoch.reason == "server shutting down":
-            true = any(epoch.start <= stop <= epoch.end for stop in stops)
-        elif epoch.reason in ("", "takeover"):
-            true = True
-        else:  # what the device has done, or what became of its connection; one that was never told of it knows nothing
-            true = epoch.conn not in known or leaving.get(epoch.conn, math.inf) <= epoch.end + NOTICE
+        match epoch.reason:
+            case "node lost":
+                true = nodes.could_die(epoch)
+            case "server shutting down":
+                true = nodes.stopped(epoch)
+            case "" | "takeover":
+                true = True
+            case _:  # what the device has done, or what became of its connection, if it ever heard of that
+                true = epoch.conn not in known or leaving.get(epoch.conn, math.inf) <= epoch.end + NOTICE
         if not true:
             yield f"I4: a false offline: {epoch}, left at {leaving.get(epoch.conn)}"
     for entry in evidence.streams["status"]:
@@ -227,8 +252,8 @@ def _accepted_is_stored(evidence: Evidence, deliveries: Deliveries) -> Violation
                 if seqs.get((receipt["device"], record["id"])) != [receipt["seq"]]:
                     yield f"I1: accepted and not stored: {receipt}"
         elif record["what"] == "appended" and record["id"] not in pending:
-            device = record["to"].removeprefix("device:")
-            if (device, record["id"]) not in seqs:
+            kind, _, device = record["to"].partition(":")
+            if kind == "device" and (device, record["id"]) not in seqs:
                 yield f"I1: taken from the push stream and not stored: {record}"
 
 

@@ -1,9 +1,10 @@
 """What happened, as those outside the daemon saw it: one record after the other, in memory and in a file.
 
 A record is a dict with `t` (Unix seconds), `who`, `what`, and what belongs to it. Devices note `connected`, `leaving`,
-`closed`, `received`, `acking`, `said`, `heard`; producers `pushing`, `accepted`, `appended`; the one who runs the
-daemon `started`, `ending`, `ended`. What is done is noted before it is done, what is learned after it was learned: so
-what was noted as `acking` may have arrived, and what was noted as `accepted` surely was.
+`closed`, `received`, `acking`, `said`, `heard`; producers `pushing`, `accepted`, `appended`; the one who runs the nodes
+`started`, `ending`, `ended`, and `cutting` and `mended` for a node that cannot renew its lease, with the node as `who`.
+What is done is noted before it is done, what is learned after it was learned: so what was noted as `acking` may have
+arrived, and what was noted as `accepted` surely was.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A daemon as a process of its own, and what a test does with one: start, kill, stop, start again, ask, command.
 
-`Deployment(folder, **sections)` is what outlives a process: the configuration, the store's file, the addresses.
+`Deployment(folder, **sections)` is what outlives a process: the configuration, the store, the addresses.
 `async with deployment.running() as daemon:` is one process on it. Whatever the processes logged is printed in the end,
 so that pytest shows it with a failure.
 """
@@ -60,10 +60,11 @@ async def pushdctl(*arguments: str, folder: Path, **variables: str) -> Ran:
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def asking(admin: str) -> httpx.AsyncClient:
-    """A client of an admin interface. Its transport is its own, so that no proxy of the environment stands between."""
+def asking(admin: str = "") -> httpx.AsyncClient:
+    """A client of an admin interface (without one: of those that its URLs name). No proxy is asked."""
     transport = httpx.AsyncHTTPTransport(verify=False)  # reading all the certificates takes longer than a test
-    return httpx.AsyncClient(base_url=f"http://{admin}", timeout=2 * PATIENCE, transport=transport)
+    base = f"http://{admin}" if admin else ""
+    return httpx.AsyncClient(base_url=base, timeout=2 * PATIENCE, transport=transport)
 
 
 class Daemon:
@@ -87,9 +88,9 @@ class Daemon:
         """Send a signal; does not wait."""
         self._process.send_signal(number)
 
-    async def ended(self) -> int:
+    async def ended(self, *, within: float = PATIENCE) -> int:
         """Wait until it has ended; its exit code."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(within):
             return await self._process.wait()
 
     async def kill(self) -> None:
@@ -168,11 +169,12 @@ class Daemon:
 class Deployment:
     """A folder with a configuration and a store's file, and the addresses that its daemons have one after another."""
 
-    def __init__(self, folder: Path, **sections: Mapping[str, Any]) -> None:
-        """`sections` are those of the configuration; a nested one is written `auth__hmac`."""
+    def __init__(self, folder: Path, url: str = "", /, **sections: Mapping[str, Any]) -> None:
+        """`sections` are those of the configuration; a nested one is written `auth__hmac`. `url`: a store in Redis."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.store = folder / "pushd.db"
+        self.url = url or f"sqlite:///{self.store}"
         self.log = folder / "log"
         self._devices = self._admin = "127.0.0.1:0"
         self._config = folder / "pushd.toml"
@@ -181,7 +183,7 @@ class Deployment:
     def flags(self) -> list[str]:
         """How a daemon is told about all this."""
         addresses = ["--listen", self._devices, "--admin", self._admin, "--ready-file", "ready"]
-        return ["--config", self._config.name, "--store", f"sqlite:///{self.store}", *addresses]
+        return ["--config", self._config.name, "--store", self.url, *addresses]
 
     async def refused(self, *flags: str) -> Ran:
         """Start a daemon that cannot start, with these flags besides: what it did."""

@@ -1,13 +1,15 @@
 """Devices and producers that do what real ones do, at random, and note everything.
 
-A device may have several programs that use its id, and so take it over from each other. Each connects by a transport
-of chance, acknowledges at once, later or not at all, speaks, leaves, and comes back. Producers push by HTTP and by the
-stream, and push again with the same id for as long as they do not know the outcome.
+A device may have several programs that use its id, and so take it over from each other. Each connects to a node of
+chance by a transport of chance, acknowledges at once, later or not at all, speaks, leaves, and comes back. Producers
+push to a node of chance, or write to the stream, and push again with the same id for as long as they do not know the
+outcome.
 """
 
 import dataclasses
+import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -16,23 +18,34 @@ import trio
 from engineio_trio import AckTimeout, ConnectRefused, Disconnected, HandshakeRefused, RemoteProtocolError
 from engineio_trio.client import ClientSocket, Event, connect
 from tests.faults.history import History
-from tests.faults.processes import asking
 
 TRANSPORTS: tuple[tuple[str, ...], ...] = (("websocket",), ("polling", "websocket"), ("polling",))
 AWAY = (OSError, Disconnected, HandshakeRefused, ConnectRefused, RemoteProtocolError)
 PAUSE = 0.2  # seconds, at most, before the next try
 
 
-class Stage:
-    """What all of them share: where the daemon is, chance, the history, and how far the run has come."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Door:
+    """Where a node is found: the URLs for its devices and for its admin interface."""
 
-    def __init__(self, devices: str, admin: str, history: History, rng: random.Random) -> None:
-        self.url = f"http://{devices}"
-        self.admin = admin
+    devices: str
+    admin: str
+
+
+class Stage:
+    """What all of them share: where the nodes are, chance, the history, and how far the run has come."""
+
+    def __init__(self, doors: Sequence[Door], history: History, rng: random.Random) -> None:
+        self.doors = doors
         self.history = history
         self.rng = rng
         self.drain = trio.Event()  # producers end; devices acknowledge all, one program each, and stay
         self.over = trio.Event()  # all devices leave
+
+    @property
+    def door(self) -> Door:
+        """A node of chance."""
+        return self.rng.choice(self.doors)
 
     async def pause(self, longest: float = PAUSE) -> None:
         """A moment of chance."""
@@ -65,7 +78,7 @@ class Program:
     async def _visit(self) -> None:
         draining = self.stage.drain.is_set()
         transports = self.stage.rng.choice(TRANSPORTS)
-        async with connect(self.stage.url, query=self.query, transports=transports, timeout=10.0) as socket:
+        async with connect(self.stage.door.devices, query=self.query, transports=transports, timeout=10.0) as socket:
             self._note("connected", socket)
             try:
                 async with trio.open_nursery() as nursery:
@@ -124,6 +137,9 @@ class Program:
         self.stage.history.note(self.name, what, device=self.device, conn=socket.id, **more)
 
 
+Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]  # a push -> what came of it; None: unknown
+
+
 @dataclasses.dataclass
 class Producer:
     """A service that pushes to these targets until the run drains; what it began it carries through."""
@@ -131,41 +147,62 @@ class Producer:
     name: str
     targets: Sequence[str]
     stage: Stage
-    by_stream: bool
+    send: Send
     pushed: int = 0
 
     async def run(self) -> None:
         """Push, one after the other."""
-        async with asking(self.stage.admin) as http:
-            while not self.stage.drain.is_set():
-                await self._push(http)
-                await self.stage.pause(0.03)
+        while not self.stage.drain.is_set():
+            await self._push()
+            await self.stage.pause(0.03)
 
-    async def _push(self, http: httpx.AsyncClient) -> None:
+    async def _push(self) -> None:
         id = f"{self.name}-{self.pushed}"
         self.pushed += 1
         to = self.stage.rng.choice(self.targets)
         ttl = self.stage.rng.uniform(0.01, 1.0) if self.stage.rng.random() < 0.1 else None
         self.stage.history.note(self.name, "pushing", id=id, to=to, ttl=ttl)
-        limit = {} if ttl is None else {"ttl": ttl}
-        if self.by_stream:
-            fields = {"to": to, "id": id, "data": f'"{id}"'} | {name: str(value) for name, value in limit.items()}
-            await self._until_known(http, "/v1/streams/push", fields, 202)
-            self.stage.history.note(self.name, "appended", id=id, to=to)
-        else:
-            answer = await self._until_known(http, "/v1/push", {"to": to, "id": id, "data": id, **limit}, 200)
-            receipts = [{name: one[name] for name in ("device", "state", "seq")} for one in answer["receipts"]]
-            self.stage.history.note(self.name, "accepted", id=id, to=to, receipts=receipts)
-
-    async def _until_known(self, http: httpx.AsyncClient, path: str, body: Any, status: int) -> Any:
-        """The answer to a request, made again and again until there is one."""
-        while True:
-            try:
-                response = await http.post(path, json=body)
-            except httpx.TransportError:
-                await self.stage.pause()
-                continue
-            if response.status_code == status:
-                return response.json()
-            assert response.status_code == 503, response.text
+        push = {"to": to, "id": id, "data": id} | ({} if ttl is None else {"ttl": ttl})
+        while (outcome := await self.send(push)) is None:
             await self.stage.pause()
+        self.stage.history.note(self.name, id=id, to=to, **outcome)
+
+
+def by_http(stage: Stage, http: httpx.AsyncClient) -> Send:
+    """Pushes to the admin interface of a node of chance; accepted when that has answered."""
+
+    async def send(push: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        answer = await _posted(http, f"{stage.door.admin}/v1/push", push, 200)
+        if answer is None:
+            return None
+        receipts = [{name: one[name] for name in ("device", "state", "seq")} for one in answer["receipts"]]
+        return {"what": "accepted", "receipts": receipts}
+
+    return send
+
+
+def by_stream_over_http(stage: Stage, http: httpx.AsyncClient) -> Send:
+    """Writes to the push stream through the admin interface; what is there when that has answered will be taken."""
+
+    async def send(push: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        answer = await _posted(http, f"{stage.door.admin}/v1/streams/push", entry_of(push), 202)
+        return None if answer is None else {"what": "appended"}
+
+    return send
+
+
+def entry_of(push: Mapping[str, Any]) -> dict[str, str]:
+    """A push as the fields of an entry of the push stream."""
+    return {name: json.dumps(value) if name == "data" else str(value) for name, value in push.items()}
+
+
+async def _posted(http: httpx.AsyncClient, url: str, body: Any, status: int) -> Any:
+    """The answer to a request, or None if it is not known what became of it."""
+    try:
+        response = await http.post(url, json=body)
+    except httpx.TransportError:
+        return None
+    if response.status_code == status:
+        return response.json()
+    assert response.status_code == 503, response.text
+    return None

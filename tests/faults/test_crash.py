@@ -19,8 +19,8 @@ from pushd.failpoint import EXIT_CODE, VARIABLE
 from pushd.model import Stream
 from tests.faults.checker import Evidence, check
 from tests.faults.history import History
-from tests.faults.processes import Daemon, Deployment, until
-from tests.faults.simulation import Producer, Program, Stage
+from tests.faults.processes import Daemon, Deployment, asking, until
+from tests.faults.simulation import Door, Producer, Program, Stage, by_http, by_stream_over_http
 from tests.pushd.node_support import SECRET, token
 
 # A request that dies with the daemon leaves httpx's generators to the garbage collector.
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator 'httpx:ResourceWarning", "ignore:Async generator 'httpcore:ResourceWarning"
 )
 
+NODE = "daemon"
 DEVICES = [f"d{n}" for n in range(6)]
 TOPIC = "even"
 SOAK = float(os.environ.get("PUSHD_SOAK", "15"))
@@ -54,6 +55,7 @@ def deployment_in(folder: Path) -> Deployment:
         auth={"kind": "hmac"},
         auth__hmac={"secret": SECRET},
         takeover={"max": 100_000},
+        node={"name": NODE},
         delivery={"inbox_max": 100_000},
     )
 
@@ -70,16 +72,18 @@ async def simulated(deployment: Deployment, folder: Path, seed: int) -> AsyncIte
     history = History(folder / "history.jsonl")
     with contextlib.closing(history):
         async with deployment.running() as daemon:  # so that the addresses are known
-            stage = Stage(daemon.devices, daemon.admin, history, random.Random(seed))
+            doors = [Door(daemon.url, f"http://{daemon.admin}")]
+            stage = Stage(doors, history, random.Random(seed))
             await daemon.stop()
-        async with trio.open_nursery() as nursery:
+        async with asking() as http, trio.open_nursery() as nursery:
             for device in DEVICES:
                 for number in range(2 if device in DEVICES[:3] else 1):
                     program = Program(device, f"{device}/{number}", query_of(device), stage, first=number == 0)
                     nursery.start_soon(program.run)
             targets = [f"device:{device}" for device in DEVICES]
-            nursery.start_soon(Producer("http", [*targets, f"topic:{TOPIC}", "all"], stage, by_stream=False).run)
-            nursery.start_soon(Producer("stream", targets, stage, by_stream=True).run)
+            everyone = [*targets, f"topic:{TOPIC}", "all"]
+            nursery.start_soon(Producer("http", everyone, stage, by_http(stage, http)).run)
+            nursery.start_soon(Producer("stream", targets, stage, by_stream_over_http(stage, http)).run)
             yield stage
             await conclude(deployment, stage)
 
@@ -112,14 +116,14 @@ async def check_evidence(daemon: Daemon, stage: Stage) -> None:
 
 async def ends(daemon: Daemon, stage: Stage, how: str) -> None:
     """End the daemon so; a failpoint does it by itself."""
-    stage.history.note("daemon", "ending", how=how)
+    stage.history.note(NODE, "ending", how=how)
     if how == "SIGKILL":
         await daemon.kill()
     elif how == "SIGTERM":
         await daemon.stop()
     else:
         assert await daemon.ended() == EXIT_CODE
-    stage.history.note("daemon", "ended", how=how)
+    stage.history.note(NODE, "ended", how=how)
 
 
 @pytest.mark.timeout(SOAK + 120)
@@ -133,7 +137,7 @@ async def test_nothing_is_lost_whenever_the_daemon_ends(tmp_path: Path) -> None:
             how = rng.choice(("SIGKILL", "SIGKILL", "SIGTERM", rng.choice(FAILPOINTS)))
             setting = {VARIABLE: f"{how}:exit:{rng.randrange(1, 30)}"} if how in FAILPOINTS else {}
             async with deployment.running(**setting) as daemon:
-                stage.history.note("daemon", "started", how=how)
+                stage.history.note(NODE, "started", how=how)
                 if how in FAILPOINTS:
                     with trio.move_on_after(5.0) as rare:
                         await ends(daemon, stage, how)
@@ -153,7 +157,7 @@ async def test_nothing_is_lost_at_any_failpoint(tmp_path: Path) -> None:
         for name in FAILPOINTS:
             reconcile = name == "ingest.reconcile.dealt"
             async with deployment.running(**{VARIABLE: f"{name}:exit:{1 if reconcile else 10}"}) as daemon:
-                stage.history.note("daemon", "started", how=name)
+                stage.history.note(NODE, "started", how=name)
                 if reconcile:
                     await daemon.append("reconcile", id="r1", devices='["d0"]')
                 await ends(daemon, stage, name)

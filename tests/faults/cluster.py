@@ -1,0 +1,281 @@
+"""A cluster for the fault tests: `pushdctl` processes on one real Redis, and what can be done to them.
+
+`async with cluster(folder) as fleet:` is a Redis and no node yet. `node = await fleet.add("n1")` starts one; a node may
+stand behind a proxy of its own. Everything ends with the block. `simulated(...)` puts devices and producers around
+it, and has the checker judge what is left when they are through.
+"""
+
+import contextlib
+import math
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from redis.exceptions import RedisError
+
+from pushd.model import Stream
+from tests.faults.checker import Evidence, check
+from tests.faults.history import History
+from tests.faults.processes import Daemon, Deployment, asking, until
+from tests.faults.simulation import Door, Producer, Program, Send, Stage, by_http, entry_of
+from tests.pushd.node_support import SECRET, token
+from tests.redis.proxy import Proxy, proxied
+from tests.redis.servers import Server, server
+
+PREFIX = "pushd"
+LEASE = 3.0  # seconds, as below
+BRISK: Mapping[str, Mapping[str, Any]] = {  # so that nobody waits long for what takes its time
+    "auth": {"kind": "hmac"},
+    "auth__hmac": {"secret": SECRET},
+    "takeover": {"max": 100_000},
+    "delivery": {"inbox_max": 100_000},
+    "node": {"lease": LEASE, "refresh": 0.5, "drain": 8.0},
+    "heartbeat": {"interval": 1.0, "stale_after": 15.0},
+    "protocol": {"ping_interval": 3.0, "ping_timeout": 10.0},
+}
+TOPIC = "even"
+DEVICES = [f"d{number}" for number in range(8)]
+CROWDED = DEVICES[:4]  # those with two programs each
+
+
+class Node:
+    """A member of the cluster: its process, one after the other, and its way to Redis."""
+
+    def __init__(self, name: str, deployment: Deployment, nursery: trio.Nursery, proxy: Proxy | None) -> None:
+        self.name = name
+        self.deployment = deployment
+        self._nursery = nursery
+        self._proxy = proxy
+        self._daemon: Daemon | None = None
+        self._gone = trio.Event()
+
+    @property
+    def daemon(self) -> Daemon:
+        """The process that runs now."""
+        assert self._daemon is not None, f"{self.name} does not run"
+        return self._daemon
+
+    @property
+    def runs(self) -> bool:
+        return self._daemon is not None
+
+    @property
+    def proxy(self) -> Proxy:
+        """What stands between it and Redis."""
+        assert self._proxy is not None, f"{self.name} has no proxy"
+        return self._proxy
+
+    @property
+    def door(self) -> Door:
+        return Door(self.daemon.url, f"http://{self.daemon.admin}")
+
+    async def start(self, **variables: str) -> Daemon:
+        """One more process, on the same addresses as the last."""
+        assert self._daemon is None, f"{self.name} runs"
+        await self._nursery.start(partial(self._live, variables))
+        return self.daemon
+
+    async def _live(self, variables: Mapping[str, str], *, task_status: trio.TaskStatus[None]) -> None:
+        self._gone = trio.Event()
+        try:
+            async with self.deployment.running("--node", self.name, **variables) as self._daemon:
+                task_status.started()
+                await self._daemon.ended(within=math.inf)
+        finally:
+            self._daemon = None
+            self._gone.set()
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        await self.daemon.kill()
+        await self._gone.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM, and a clean end."""
+        await self.daemon.stop()
+        await self._gone.wait()
+
+    async def gone(self, *, within: float) -> None:
+        """Wait until its process has ended by itself."""
+        with trio.fail_after(within):
+            await self._gone.wait()
+
+
+class Fleet:
+    """The nodes, and their Redis."""
+
+    def __init__(self, folder: Path, redis: Server, nursery: trio.Nursery) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.nodes: list[Node] = []
+        self._nursery = nursery
+
+    async def add(self, name: str, *, behind_proxy: bool = False, url: str = "", **sections: Mapping[str, Any]) -> Node:
+        """A new node, running; `sections` change single keys of the configuration."""
+        node = await self.prepare(name, behind_proxy=behind_proxy, url=url, **sections)
+        await node.start()
+        return node
+
+    async def prepare(
+        self, name: str, *, behind_proxy: bool = False, url: str = "", **sections: Mapping[str, Any]
+    ) -> Node:
+        """A new node that does not run yet."""
+        proxy = None
+        if behind_proxy:
+            proxy = await self._nursery.start(_stand_between, self.redis)
+        merged = {key: {**BRISK.get(key, {}), **sections.get(key, {})} for key in {**BRISK, **sections}}
+        folder = self.folder / f"{name}-{len(self.nodes)}"
+        url = url or (proxy.url if proxy is not None else self.redis.url)
+        node = Node(name, Deployment(folder, url, **merged), self._nursery, proxy)
+        self.nodes.append(node)
+        return node
+
+    @property
+    def doors(self) -> list[Door]:
+        """Where the nodes are that run now."""
+        return [node.door for node in self.nodes if node.runs]
+
+    @property
+    def anyone(self) -> Daemon:
+        """A node that runs."""
+        return next(node.daemon for node in self.nodes if node.runs)
+
+    # What Redis has.
+
+    def append(self, stream: str, **fields: str) -> str:
+        """XADD, as a service does it."""
+        flat = [text for pair in fields.items() for text in pair]
+        return str(self.redis.ask("XADD", key_of(stream), "*", *flat))
+
+    def stream(self, name: str) -> list[dict[str, str]]:
+        """The fields of all entries of a stream, by XRANGE."""
+        with self.redis.plain(decode_responses=True) as client:
+            rows: Sequence[tuple[str, dict[str, str]]] = client.xrange(key_of(name))
+        return [fields for _, fields in rows]
+
+    def status(self, device: str) -> list[tuple[str, str, str]]:
+        """Event, reason and node of each status entry of a device."""
+        entries = [entry for entry in self.stream("status") if entry["device"] == device]
+        return [(entry["event"], entry["reason"], entry["node"]) for entry in entries]
+
+    def receipts(self, push: str) -> list[tuple[str, str]]:
+        """Device and state of each receipt of a push."""
+        return [(entry["device"], entry["state"]) for entry in self.stream("receipt") if entry["id"] == push]
+
+    async def evidence(self, history: History) -> Evidence:
+        """All that is left."""
+        streams = {stream.value: self.stream(stream.value) for stream in Stream}
+        devices = (await self.anyone.get("/v1/devices", limit=1_000))["devices"]
+        return Evidence(list(history.records), streams, devices)
+
+
+def key_of(stream: str) -> str:
+    """The Redis key of a stream."""
+    return f"{PREFIX}:{{0}}:{stream}"
+
+
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, *options: str) -> AsyncIterator[Fleet]:
+    """A Redis with these options, and no node yet. All processes end with the block."""
+    with server("valkey", *options) as redis:
+        async with trio.open_nursery() as nursery:
+            yield Fleet(folder, redis, nursery)
+            nursery.cancel_scope.cancel()
+
+
+async def _stand_between(redis: Server, *, task_status: trio.TaskStatus[Proxy]) -> None:
+    async with proxied(redis, redis.folder) as proxy:
+        task_status.started(proxy)
+        await trio.sleep_forever()
+
+
+def query_of(device: str) -> dict[str, str]:
+    """How a device shows who it is. Those with an even number are in a topic."""
+    topics = [TOPIC] if int(device.lstrip("abcdefghijklmnopqrstuvwxyz") or 0) % 2 == 0 else []
+    return {"deviceId": device, "token": token(device, topics=topics)}
+
+
+def by_xadd(fleet: Fleet) -> Send:
+    """Writes to the push stream with a plain client, which knows Redis and no node."""
+
+    async def send(push: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        try:
+            await trio.to_thread.run_sync(partial(fleet.append, "push", **entry_of(push)), abandon_on_cancel=True)
+        except RedisError:
+            return None
+        return {"what": "appended"}
+
+    return send
+
+
+@contextlib.asynccontextmanager
+async def simulated(fleet: Fleet, seed: int) -> AsyncIterator[Stage]:
+    """Devices and services around nodes that run; at the end of the block all must be as promised."""
+    path = fleet.folder / "history.jsonl"
+    print(f"seed {seed}, history {path}")
+    with contextlib.closing(History(path)) as history:
+        stage = Stage(fleet.doors, history, random.Random(seed))
+        async with asking() as http, trio.open_nursery() as nursery:
+            for device in DEVICES:
+                for number in range(2 if device in CROWDED else 1):
+                    program = Program(device, f"{device}/{number}", query_of(device), stage, first=number == 0)
+                    nursery.start_soon(program.run)
+            targets = [*(f"device:{device}" for device in DEVICES), f"topic:{TOPIC}", "all"]
+            for name, send in {"http": by_http(stage, http), "stream": by_xadd(fleet)}.items():
+                nursery.start_soon(Producer(name, targets, stage, send).run)
+            yield stage
+            await conclude(fleet, stage)
+
+
+async def conclude(fleet: Fleet, stage: Stage) -> None:
+    """Let everything come to rest, and check; then let all devices leave, and check again."""
+    stage.drain.set()
+    await until(partial(at_rest, fleet, online=len(DEVICES)), within=90)
+    await check_evidence(fleet, stage)
+    stage.over.set()
+    await until(partial(at_rest, fleet, online=0))
+    await check_evidence(fleet, stage)
+
+
+async def at_rest(fleet: Fleet, online: int) -> bool:
+    """Nothing waits for anybody, and so many devices are connected."""
+    store = (await fleet.anyone.get("/v1/stats"))["store"]
+    return (store["inbox"], store["streams"]["push"], store["online"]) == (0, 0, online)
+
+
+async def check_evidence(fleet: Fleet, stage: Stage) -> None:
+    violations = check(await fleet.evidence(stage.history))
+    assert not violations, "\n".join(violations[:20])
+
+
+def assert_worthwhile(stage: Stage) -> None:
+    """The run has had what it was to be checked with."""
+    whats = [record["what"] for record in stage.history.records]
+    assert any(record.get("redelivered") for record in stage.history.records)
+    assert min(whats.count(what) for what in ("accepted", "appended", "received", "acking", "heard", "connected")) > 20
+
+
+# Faults, noted in the history.
+
+
+async def kill(node: Node, stage: Stage) -> None:
+    """`kill -9`."""
+    stage.history.note(node.name, "ending", how="SIGKILL")
+    await node.kill()
+    stage.history.note(node.name, "ended", how="SIGKILL")
+
+
+async def stop(node: Node, stage: Stage) -> None:
+    """SIGTERM, and a clean end."""
+    stage.history.note(node.name, "ending", how="SIGTERM")
+    await node.stop()
+    stage.history.note(node.name, "ended", how="SIGTERM")
+
+
+async def start(node: Node, stage: Stage, **variables: str) -> None:
+    """One more process of this node."""
+    await node.start(**variables)
+    stage.history.note(node.name, "started")
