@@ -11,7 +11,7 @@ from engineio_trio.errors import CloseReason, RemoteProtocolError
 from engineio_trio.protocol import payload
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Open, Packet, PacketType, encode_text
-from engineio_trio.transport.base import TransportEnded, TransportReplaced
+from engineio_trio.transport.base import Lane, TransportEnded, TransportReplaced
 
 MAX_PACKETS = 1_000  # in one POST: servers bound the bytes, and some the packets
 CLOSE = encode_text(Packet(PacketType.CLOSE))
@@ -67,6 +67,12 @@ class ClientPolling:
     async def send(self, batch: Sequence[Encoded]) -> None:
         texts = [encode_text(packet) for encoded in batch for packet in encoded.packets]
         await self._exchange(self._posts, *(("POST", body) for body in _bodies(texts, self._max_post)))
+
+    def open_lane(self, lane: Lane) -> None:
+        """There is none."""
+
+    def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
+        return None
 
     async def goodbye(self, reason: CloseReason) -> None:
         await self._request(self._posts, "POST", payload.encode([CLOSE]))

@@ -12,7 +12,7 @@ from engineio_trio.client.http import refusal
 from engineio_trio.errors import CloseReason, EngineIOError
 from engineio_trio.protocol import engine
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.transport.base import TransportEnded
+from engineio_trio.transport.base import Lane, TransportEnded
 
 logger = logging.getLogger("engineio_trio")
 
@@ -53,6 +53,12 @@ class ClientWebSocket:
         except trio.TooSlowError:
             await self.abort()  # half a frame is out: nothing can follow it
             raise TransportEnded(CloseReason.SLOW_CONSUMER) from None
+
+    def open_lane(self, lane: Lane) -> None:
+        """There is none."""
+
+    def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
+        return None
 
     async def goodbye(self, reason: CloseReason) -> None:
         await self._socket.aclose(reason.websocket_code, reason.value)

@@ -66,25 +66,28 @@ class FrameGuard:
 
     `max_payload` bounds the bytes (not the characters) of one message, `max_fragments` the frames that carry it. What
     is kept between calls is at most one CLOSE frame: payloads are skipped. `closing` is True once a CLOSE frame was
-    seen; what comes after it is ignored (RFC 6455 section 1.4). `heartbeats` counts PING and PONG frames. UTF-8 of
-    messages is not checked here.
+    seen; what comes after it is ignored (RFC 6455 section 1.4). `heartbeats` counts PING and PONG frames,
+    `messages` the last frames of messages, `whole` is the end of the last whole
+    frame in what was fed last, also when that raised. UTF-8 of messages is not checked here.
     """
 
     __slots__ = (
         "_collected",
         "_fragments",
         "_max_fragments",
-        "_max_payload",
         "_part",
         "_size",
         "_skip",
         "_wanted",
         "closing",
         "heartbeats",
+        "max_payload",
+        "messages",
+        "whole",
     )
 
     def __init__(self, *, max_payload: int, max_fragments: int) -> None:
-        self._max_payload = max_payload
+        self.max_payload = max_payload
         self._max_fragments = max_fragments
         self._size = 0  # bytes so far of the message that is open
         self._fragments = 0  # frames so far of the message that is open; 0: none is open
@@ -94,6 +97,13 @@ class FrameGuard:
         self._part = _Part.START
         self.closing = False
         self.heartbeats = 0
+        self.messages = 0
+        self.whole = 0
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether all that was seen so far is whole: no frame and no fragmented message is under way."""
+        return not (self._skip or self._collected or self._fragments or self._part is not _Part.START)
 
     def feed(self, data: bytes) -> int:
         """Look at the next bytes of the peer, cut anywhere. The answer: how many of them are up to the end of CLOSE.
@@ -101,12 +111,14 @@ class FrameGuard:
         Raises FrameError with `code` 1002 (the frame is illegal here, or a CLOSE body is), 1007 (a CLOSE reason that
         is not UTF-8), 1008 (too many fragments), or 1009 (too big). After it the guard is of no more use.
         """
-        position = 0
+        position = self.whole = 0
         while position < len(data) and not self.closing:
             if self._skip:
                 passing = min(self._skip, len(data) - position)
                 self._skip -= passing
                 position += passing
+                if not self._skip:
+                    self.whole = position
                 continue
             step = data[position : position + self._wanted - len(self._collected)]
             self._collected += step
@@ -148,6 +160,7 @@ class FrameGuard:
                 self._add(length)
             if final:
                 self._fragments = 0
+                self.messages += 1
 
     def _control(self, opcode: int, final: bool, length: int) -> None:
         """RFC 6455 section 5.5: control frames are short, whole, and may come between fragments."""
@@ -183,8 +196,8 @@ class FrameGuard:
 
     def _add(self, length: int) -> None:
         self._size += length
-        if self._size > self._max_payload:
-            raise FrameError(f"a message bigger than {self._max_payload} bytes", CloseReason.TOO_BIG)
+        if self._size > self.max_payload:
+            raise FrameError(f"a message bigger than {self.max_payload} bytes", CloseReason.TOO_BIG)
         self._skip = _MASK_SIZE + length
 
 

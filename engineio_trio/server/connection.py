@@ -5,6 +5,7 @@ A connection is run by one task, which is also its reader. Beside it stand a wri
 connection is the same thing with the other state machine.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import trio
 from engineio_trio.errors import CloseReason, Disconnected, RemoteProtocolError
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.protocol.engine import Open, Packet, PacketType
+from engineio_trio.protocol.engine import Open, Packet, PacketType, decode_binary, decode_text
 from engineio_trio.protocol.engine_session import Action, ClientEngineSession, Door, Due, EngineSession
 from engineio_trio.server.handlers import HandlerQueue
 from engineio_trio.server.outbox import Outbox, OutboxFull
@@ -75,8 +76,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begin", "_reading", "application", "closed", "engine", "handlers", "handshake", "outbox", "reason",
-        "revision", "seen", "settings", "sid", "transport",
+        "_begin", "_corked", "_failure", "_patience", "_reading", "application", "closed", "engine", "handlers",
+        "handshake", "outbox", "reason", "revision", "seen", "settings", "sid", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +104,9 @@ class Connection:
         self.closed = trio.Event()
         self._begin: Callable[[], None] | None = None
         self._reading = trio.CancelScope()
+        self._patience = trio.CancelScope()  # around each wait for the peer: its deadline is the heartbeat
+        self._corked = False
+        self._failure: Exception | None = None  # of a handler in the lane, for `run` to raise
 
     def open(self, application: Application) -> None:
         """A server's part: say OPEN; the application begins with `run`."""
@@ -119,6 +123,20 @@ class Connection:
             self.outbox.put(encoded)
         except OutboxFull:
             self.close(CloseReason.SLOW_CONSUMER)
+            return
+        if not self._corked:
+            self._write_through()
+
+    def _write_through(self) -> None:
+        """Write at once what goes at once. Waking the writer costs three times the write itself."""
+        batch = self.outbox.take_nowait()
+        left = self.transport.send_nowait(batch) if batch else None
+        if left is None:
+            self.outbox.put_back(batch)
+        elif left:
+            self.outbox.owe(batch)
+        else:
+            self.outbox.written(batch)
 
     async def flush(self) -> None:
         """Return when all that was sent so far has been written. Raises Disconnected if it cannot be."""
@@ -150,6 +168,8 @@ class Connection:
                 nursery.start_soon(self._write, written)
                 with self._reading:
                     await self._read()
+                if self._failure is not None:
+                    raise self._failure
                 if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
                     self.transport.closing()
                 self.application.ending()
@@ -196,6 +216,7 @@ class Connection:
     async def _read(self) -> None:
         while self.reason is None:
             try:
+                self.transport.open_lane(self)
                 await self._read_some()
             except TransportReplaced:
                 continue
@@ -206,11 +227,12 @@ class Connection:
 
     async def _read_some(self) -> None:
         packets = None
-        with trio.CancelScope(deadline=min(self.engine.deadline, self.application.deadline)):
+        self._patience = trio.CancelScope(deadline=min(self.engine.deadline, self.application.deadline))
+        with self._patience:
             packets = await self.transport.receive()
         now = trio.current_time()
         if packets is None:
-            self._on_deadline(now)
+            await self._on_deadline(now)
             return
         self.seen = now
         for packet in packets:
@@ -233,6 +255,47 @@ class Connection:
             if self.engine.on_deadline(now) is Due.SEND_PING or (awaiting and now >= deadline):
                 self.send(PING)
 
+    # The express lane (see `transport.base.Lane`): messages, straight from the WebSocket's reader.
+
+    @property
+    def full(self) -> bool:
+        """Handlers are behind."""
+        return self.application.full
+
+    async def room(self) -> None:
+        """Return when they have caught up."""
+        self._patience.deadline = -math.inf  # the connection's own task is to see to the heartbeat meanwhile
+        await self.application.room()
+
+    def deliver(self, message: str | bytes) -> None:
+        """Deal with a message; what it makes is written at the next pause, in one go."""
+        if self.reason is not None:
+            return
+        self._corked = True
+        self.seen = now = trio.current_time()
+        try:
+            if isinstance(message, str):
+                if message[:1] == "4":  # nearly always: what the table says for it, in every state that has a lane
+                    self.application.message(message[1:])
+                else:
+                    self._receive(decode_text(message), now)
+            else:
+                self._receive(decode_binary(message, self.revision), now)
+        except RemoteProtocolError as error:
+            self.close(error.reason)
+        except Exception as error:  # noqa: BLE001 - not swallowed: `run` raises it, at the boundary
+            self._failure = error
+            self.close(CloseReason.INTERNAL_ERROR)
+
+    def pause(self) -> None:
+        """Write what the messages made."""
+        if self._corked:
+            self._corked = False
+            if self.application.deadline < self._patience.deadline:
+                self._patience.deadline = self.application.deadline
+            if self.outbox.queued:
+                self._write_through()
+
     def _receive(self, packet: Packet, now: float) -> None:
         action = self.engine.receive(packet, Door.CURRENT, now)
         if action is Action.DELIVER:
@@ -242,7 +305,10 @@ class Connection:
         elif action is Action.CLOSE:
             self.close(CloseReason.TRANSPORT_CLOSE)
 
-    def _on_deadline(self, now: float) -> None:
+    async def _on_deadline(self, now: float) -> None:
+        if self.application.full:
+            await self._wait_for_room()
+            return
         due = self.engine.on_deadline(now)
         if due is Due.SEND_PING:
             self.send(PING)
@@ -252,7 +318,7 @@ class Connection:
             self.application.on_deadline(now)
 
     async def _write(self, written: trio.Event) -> None:
-        while batch := await self.outbox.take():
+        while (batch := await self.outbox.take()) is not None:
             if not await self._write_batch(batch):
                 break
         written.set()

@@ -25,7 +25,7 @@ class HandlerQueue:
         self._busy = False
         self._idle = trio.Event()
         self._wake = trio.Event()
-        self._room = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
 
     def open(self, nursery: trio.Nursery) -> None:
         """Run the jobs in this nursery from now on."""
@@ -48,8 +48,7 @@ class HandlerQueue:
     async def room(self) -> None:
         """Return when the queue is not full."""
         while self.full:
-            self._room = trio.Event()
-            await self._room.wait()
+            await self._room.park()
 
     @property
     def busy(self) -> bool:
@@ -71,9 +70,10 @@ class HandlerQueue:
         while True:
             while self._jobs:
                 self._busy = True
-                await self._jobs.popleft()()
+                job = self._jobs.popleft()
+                self._room.unpark_all()
+                await job()
                 self._busy = False
-                self._room.set()
             self._idle.set()
             self._wake = trio.Event()
             await self._wake.wait()

@@ -14,7 +14,10 @@ class OutboxFull(Exception):
 class Outbox:
     """Messages in order, at most `limit` bytes of them (one larger message alone is let through)."""
 
-    __slots__ = ("_abandoned", "_closed", "_done", "_flushed", "_limit", "_pending", "_put", "_queue", "_wake")
+    __slots__ = (
+        "_abandoned", "_closed", "_done", "_flushed", "_in_hand", "_limit", "_owed", "_pending", "_put", "_queue",
+        "_wake",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -22,6 +25,8 @@ class Outbox:
         self._pending = 0  # bytes, of what is queued and of what the writer has in hand
         self._put = 0  # messages ever put
         self._done = 0  # messages ever written
+        self._in_hand = False  # the writer has taken a batch and not written it yet
+        self._owed: list[Encoded] | None = None  # a batch that went out in part; its rest is the transport's
         self._closed = False
         self._abandoned = False
         self._wake = trio.Event()
@@ -32,6 +37,11 @@ class Outbox:
         """Bytes that have not been written yet."""
         return self._pending
 
+    @property
+    def queued(self) -> bool:
+        """Something waits for a writer."""
+        return bool(self._queue)
+
     def put(self, encoded: Encoded) -> None:
         """Queue a message; never waits. Raises OutboxFull, and then the message is not queued. No-op when closed."""
         if self._closed:
@@ -41,6 +51,27 @@ class Outbox:
         self._queue.append(encoded)
         self._pending += encoded.size
         self._put += 1
+
+    def wake(self) -> None:
+        """Have the writer write what is queued."""
+        self._wake.set()
+
+    def take_nowait(self) -> list[Encoded]:
+        """All that is queued, for a write at once; empty when the writer is at work. Say what became of it."""
+        if self._in_hand or self._owed is not None:
+            return []
+        batch = list(self._queue)
+        self._queue.clear()
+        return batch
+
+    def put_back(self, batch: list[Encoded]) -> None:
+        """The batch could not be written at once: the writer writes it, before what was put since."""
+        self._queue.extendleft(reversed(batch))
+        self._wake.set()
+
+    def owe(self, batch: list[Encoded]) -> None:
+        """The batch went out in part: the writer sees to the rest."""
+        self._owed = batch
         self._wake.set()
 
     def close(self) -> None:
@@ -55,22 +86,31 @@ class Outbox:
         self._queue.clear()
         self._flushed.unpark_all()
 
-    async def take(self) -> list[Encoded]:
-        """All that is queued, waiting for the first; empty only when closed and drained. Say `written` afterwards."""
-        while not self._queue:
+    async def take(self) -> list[Encoded] | None:
+        """All that is queued, waiting for the first; None when closed and drained. Say `written` afterwards.
+
+        Empty when only the rest of a batch that was written at once is to be seen to.
+        """
+        while not self._queue and self._owed is None:
             if self._closed:
-                return []
+                return None
             self._wake = trio.Event()
             await self._wake.wait()
+        self._in_hand = True
         batch = list(self._queue)
         self._queue.clear()
         return batch
 
     def written(self, batch: list[Encoded]) -> None:
         """The batch has been handed to the operating system."""
-        self._pending -= sum(encoded.size for encoded in batch)
+        self._in_hand = False
+        if self._owed is not None:
+            batch, self._owed = self._owed + batch, None
+        for encoded in batch:
+            self._pending -= encoded.size
         self._done += len(batch)
-        self._flushed.unpark_all()
+        if self._flushed:
+            self._flushed.unpark_all()
 
     async def flush(self) -> bool:
         """Return when all that was put before this call is written: True; False if it was abandoned."""

@@ -8,6 +8,7 @@ import trio
 
 from engineio_trio.errors import CloseReason
 from engineio_trio.server.engine import Engine, boundary
+from engineio_trio.transport.socket import PlainStream
 
 logger = logging.getLogger("engineio_trio")
 
@@ -119,7 +120,9 @@ class Service:
         await trio.serve_listeners(self._serve_stream, list(listeners), handler_nursery=nursery)
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
-        await self.serve_stream(stream, remote=_peer(stream))
+        peer = _peer(stream)
+        plain = PlainStream(stream) if isinstance(stream, trio.SocketStream) else stream
+        await self.serve_stream(plain, remote=peer)
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Address:

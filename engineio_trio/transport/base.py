@@ -20,6 +20,23 @@ class TransportReplaced(EngineIOError):
     """The session has moved on to another transport; what was being sent here has not been sent."""
 
 
+class Lane(Protocol):
+    """Who takes the messages of the express lane."""
+
+    @property
+    def full(self) -> bool:
+        """No more should be handed over for now."""
+
+    async def room(self) -> None:
+        """Return when more can be."""
+
+    def deliver(self, message: str | bytes) -> None:
+        """Deal with a message. Must not raise."""
+
+    def pause(self) -> None:
+        """No more messages are at hand: now is the time to write what they made."""
+
+
 class Transport(Protocol):
     """A session's way to its peer. One task receives, one task sends; both may be cancelled between packets."""
 
@@ -33,6 +50,15 @@ class Transport(Protocol):
         """Write all of the batch; when it returns, the bytes are with the operating system.
 
         Raises TransportEnded or TransportReplaced. If it is cancelled the transport is dead.
+        """
+
+    def open_lane(self, lane: Lane) -> None:
+        """Messages may go to `lane` from now on, instead of through `receive`; packets of other types never do."""
+
+    def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
+        """Write the batch at once: how many bytes are left over (`send` something, if only nothing, to write them).
+
+        None: nothing was written, and it must go by `send`. Never while a `send` is under way.
         """
 
     async def goodbye(self, reason: CloseReason) -> None:

@@ -14,7 +14,7 @@ from engineio_trio.errors import CloseReason
 from engineio_trio.protocol import payload
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
-from engineio_trio.transport.base import TransportEnded, TransportReplaced
+from engineio_trio.transport.base import Lane, TransportEnded, TransportReplaced
 from engineio_trio.transport.http import Response
 
 NOOP = Encoded.engine(Packet(PacketType.NOOP))
@@ -90,6 +90,12 @@ class PollingTransport:
                     self._raise_if_over()
         finally:
             self._offer = Offer.NONE
+
+    def open_lane(self, lane: Lane) -> None:
+        """There is none."""
+
+    def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
+        return None
 
     async def goodbye(self, reason: CloseReason) -> None:
         """CLOSE for the waiting poll, or for the next one to come."""

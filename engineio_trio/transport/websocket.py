@@ -15,7 +15,7 @@ from engineio_trio.protocol import engine
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.frame import FrameGuard
 from engineio_trio.settings import Settings
-from engineio_trio.transport.base import TransportEnded
+from engineio_trio.transport.base import Lane, TransportEnded
 from engineio_trio.transport.http import HttpConnection, HttpError, Request
 from engineio_trio.transport.stream import GuardedStream
 
@@ -32,13 +32,21 @@ class WebSocketTransport:
         self._socket = socket
         self._stream = stream
         self._revision = revision
+        self._received = False
+
+    def open_lane(self, lane: Lane) -> None:
+        self._stream.open_lane(lane)
 
     async def receive(self) -> Sequence[engine.Packet]:
+        if self._received:
+            self._received = False
+            self._stream.taken()
         try:
             message = await self._socket.get_message()
         except trio_websocket.ConnectionClosed:
             await self._stream.aclose()  # which trio-websocket's reader may not have come to yet
             raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+        self._received = True
         if isinstance(message, str):
             return (engine.decode_text(message),)
         return (engine.decode_binary(message, self._revision),)
@@ -47,14 +55,22 @@ class WebSocketTransport:
         # trio-websocket sets `closed` before it sends CLOSE, so no data frame can follow one
         if self._socket.closed is not None:
             raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE)
-        if self._revision == 3:
-            frames = b"".join([encoded.websocket_v3 for encoded in batch])
-        else:
-            frames = b"".join([encoded.websocket for encoded in batch])
         try:
-            await self._stream.write(frames)
+            await self._stream.write(self._render(batch))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+
+    def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
+        if self._socket.closed is not None:
+            return None
+        return self._stream.write_nowait(self._render(batch))
+
+    def _render(self, batch: Sequence[Encoded]) -> bytes:
+        if self._revision == 3:
+            return b"".join([encoded.websocket_v3 for encoded in batch])
+        if len(batch) == 1:
+            return batch[0].websocket
+        return b"".join([encoded.websocket for encoded in batch])
 
     async def goodbye(self, reason: CloseReason) -> None:
         await self._socket.aclose(reason.websocket_code, reason.value)
