@@ -291,8 +291,9 @@ class Connection:
         """Write what the messages made."""
         if self._corked:
             self._corked = False
-            if self.application.deadline < self._patience.deadline:
-                self._patience.deadline = self.application.deadline
+            due = min(self.engine.deadline, self.application.deadline)
+            if due < self._patience.deadline:  # a pong: the next ping may be due long before this one's timeout
+                self._patience.deadline = due
             if self.outbox.queued:
                 self._write_through()
 

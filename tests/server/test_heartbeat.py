@@ -25,6 +25,15 @@ async def test_the_first_ping_comes_after_one_interval_and_the_next_after_the_po
         assert trio.current_time() - started == pytest.approx(25 + 5 + 25)
 
 
+async def test_pings_keep_their_interval_where_the_timeout_is_longer(autojump_clock: MockClock) -> None:
+    async with serving(SocketServer(Settings(ping_interval=1, ping_timeout=20))) as listener:
+        wire = await Wire.joined(listener.connect())
+        for second in (1, 2, 3, 4):
+            assert await wire.text() == "2"
+            assert trio.current_time() == pytest.approx(second)
+            await wire.say("3")
+
+
 async def test_a_peer_without_a_pong_is_gone_after_the_timeout(autojump_clock: MockClock) -> None:
     server = SocketServer(TIMES)
     ended = Ended(server)
