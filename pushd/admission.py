@@ -1,5 +1,6 @@
 """Who may come in: what a request or a CONNECT packet says about a device is judged here."""
 
+import hashlib
 import logging
 import math
 import random
@@ -19,7 +20,8 @@ from pushd.node import Node
 
 log = logging.getLogger(__name__)
 
-FAILURES: Final = 20  # wrong credentials from one address in a minute; then it has to wait
+FAILURES: Final = 20  # wrong credentials for one device from one address in a minute; then it has to wait
+ADDRESS_FAILURES: Final = 300  # and for all devices of one address, which may be a whole site behind one router
 PERIOD: Final = 60.0
 PATIENCE: Final = 10.0  # seconds for the authenticator, and for the store, to answer
 QUIET: Final = 10.0  # seconds between two lines of the log about an outage
@@ -45,6 +47,7 @@ class Admission:
         self._node = node
         self._authenticator = authenticator
         self._failures = Budget(FAILURES, PERIOD)
+        self._address_failures = Budget(ADDRESS_FAILURES, PERIOD)
         self._outages = Seldom(QUIET)
         self._closed = False
 
@@ -55,7 +58,7 @@ class Admission:
     async def at_request(self, handshake: Handshake) -> None:
         """Judge a request that names a device or shows a token; any other waits for its CONNECT.
 
-        Raises HandshakeRefused: 400 (no such device id can be), 401, 429 or 503.
+        Raises HandshakeRefused: 401, 429 or 503.
         """
         try:
             self._check_open()
@@ -89,31 +92,41 @@ class Admission:
         return known
 
     def _read(self, remote: str, read: Callable[[], Credentials]) -> Credentials:
-        """What was said, unless this address has said too much that was wrong."""
-        wait = self._failures.wait(remote, trio.current_time())
-        if wait > 0:
-            raise Refused(429, "too many failed logins from this address", Refusal.LIMIT, wait)
+        """What was said, if it can be what a device says."""
         try:
             device, token = read()
         except AuthRejected as error:
-            self._failed(remote)
-            raise Refused(401, str(error), Refusal.BAD_TOKEN) from None
+            raise self._wrong(remote, "", str(error), Refusal.BAD_TOKEN) from None
         if device is not None and not DEVICE_ID.fullmatch(device):
-            self._failed(remote)
-            raise Refused(400, f"deviceId must match {DEVICE_ID.pattern}", Refusal.BAD_DEVICE)
+            raise self._wrong(remote, "", f"deviceId must match {DEVICE_ID.pattern}", Refusal.BAD_DEVICE)
         return device, token
 
     async def _authenticate(self, remote: str, given: Credentials) -> Identity:
+        who = _claimant(given)
+        if wait := self._wait(remote, who):
+            raise _too_many(wait)
         try:
             with trio.fail_after(PATIENCE):
                 return await self._authenticator.authenticate(*given)
         except AuthRejected as error:
-            self._failed(remote)
-            raise Refused(401, str(error), Refusal.BAD_TOKEN) from None
+            raise self._wrong(remote, who, str(error), Refusal.BAD_TOKEN) from None
         except (AuthUnavailable, trio.TooSlowError) as error:
             self._tell("authenticator", error)
             text = "who you are cannot be found out now"
             raise Refused(503, text, Refusal.AUTH_UNAVAILABLE, _soon()) from None
+
+    def _wrong(self, remote: str, who: str, message: str, reason: Refusal) -> Refused:
+        """Count wrong credentials; what to say about them, as long as there are not too many."""
+        wait = self._wait(remote, who)
+        now = trio.current_time()
+        self._failures.spend(f"{remote} {who}", now)
+        self._address_failures.spend(remote, now)
+        return _too_many(wait) if wait else Refused(401, message, reason)
+
+    def _wait(self, remote: str, who: str) -> float:
+        """Seconds until this claimant at this address may try again. The others there wait only for far more."""
+        now = trio.current_time()
+        return max(self._failures.wait(f"{remote} {who}", now), self._address_failures.wait(remote, now))
 
     async def _check_throttle(self, device: str) -> None:
         try:
@@ -157,9 +170,6 @@ class Admission:
         if self._closed:
             raise Refused(503, "the server is shutting down", Refusal.DRAINING, _soon())
 
-    def _failed(self, remote: str) -> None:
-        self._failures.spend(remote, trio.current_time())
-
     def _refuse_handshake(self, refused: Refused) -> NoReturn:
         self._node.metrics.refusals.labels(refused.reason).inc()
         headers = {"WWW-Authenticate": "Bearer"} if refused.code == 401 else {}
@@ -173,6 +183,16 @@ class Admission:
         if refused.retry_after is not None:
             data["retry_after"] = refused.retry_after
         raise ConnectRefused(refused.message, data) from None
+
+
+def _claimant(given: Credentials) -> str:
+    """Who is said to come: the device, or (as a short digest) the token that shall say so."""
+    device, token = given
+    return device or hashlib.blake2b((token or "").encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _too_many(wait: float) -> Refused:
+    return Refused(429, "too many failed logins from this address", Refusal.LIMIT, wait)
 
 
 def _throttled(throttled: Throttled) -> Refused:

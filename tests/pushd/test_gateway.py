@@ -10,12 +10,19 @@ import trio
 import trio.testing
 import trio_websocket
 
+from pushd import admission
 from pushd.errors import StoreUnavailable
 from pushd.model import Bound, Stream, Throttled
 from tests.pushd.node_support import HMAC, Running, running, token
 from tests.pushd.raw_device import Refused
 
 # ---- admission ----
+
+
+@pytest.fixture
+def unforgiving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets for wrong credentials come back so slowly that a test sees nothing of it."""
+    monkeypatch.setattr(admission, "PERIOD", 3_600.0)
 
 
 async def handshake(node: Running, query: str = "", **headers: str) -> httpx.Response:
@@ -25,7 +32,7 @@ async def handshake(node: Running, query: str = "", **headers: str) -> httpx.Res
 
 
 async def test_a_request_that_names_a_device_is_judged_at_once(tmp_path: Path) -> None:
-    """401 with WWW-Authenticate, 400 for what can be no id, 200 for a good one: on polling."""
+    """401 with WWW-Authenticate, also for what can be no id, 200 for a good one: on polling."""
     async with running(tmp_path, **HMAC) as node:
         refused = await handshake(node, "&deviceId=d1&token=nonsense")
         assert refused.status_code == 401
@@ -33,7 +40,7 @@ async def test_a_request_that_names_a_device_is_judged_at_once(tmp_path: Path) -
         assert "token" in refused.json()["message"]
         assert (await handshake(node, "&deviceId=d1")).status_code == 401
         assert (await handshake(node, f"&deviceId=d2&token={token('d1')}")).status_code == 401
-        assert (await handshake(node, "&deviceId=" + "x%7D%7Bb3")).status_code == 400
+        assert (await handshake(node, "&deviceId=" + "x%7D%7Bb3")).status_code == 401
         assert (await handshake(node, f"&deviceId=d1&token={token('d1')}")).status_code == 200
         assert (await handshake(node, authorization=f"Bearer {token('d1')}")).status_code == 200
         assert (await handshake(node)).status_code == 200, "this one may still say it in CONNECT"
@@ -76,14 +83,38 @@ async def test_request_and_connect_must_not_name_different_devices(tmp_path: Pat
         assert await node.store.device("d2") is None
 
 
-async def test_an_address_that_fails_too_often_has_to_wait(tmp_path: Path) -> None:
-    """H20: 429 with Retry-After, before the authenticator is asked."""
+@pytest.mark.parametrize("wrong", ["&token=nonsense", "&deviceId=d1&token=nonsense", "&deviceId=d%201"])
+@pytest.mark.usefixtures("unforgiving")
+async def test_who_fails_too_often_has_to_wait_and_no_other_at_that_address(wrong: str, tmp_path: Path) -> None:
+    """H20, I6: 429 with Retry-After, before the authenticator is asked; a site's other devices come in."""
     async with running(tmp_path, **HMAC) as node:
-        codes = [(await handshake(node, "&token=nonsense")).status_code for _ in range(22)]
+        codes = [(await handshake(node, wrong)).status_code for _ in range(22)]
         assert codes == [401] * 20 + [429] * 2
-        waiting = await handshake(node, f"&token={token('d1')}")
-        assert waiting.status_code == 429
+        waiting = await handshake(node, wrong)
         assert int(waiting.headers["retry-after"]) >= 1
+        assert (await handshake(node, f"&token={token('d2')}")).status_code == 200
+        assert (await handshake(node, f"&deviceId=d2&token={token('d2')}")).status_code == 200
+
+
+@pytest.mark.usefixtures("unforgiving")
+async def test_a_device_that_has_to_wait_is_not_let_in_with_the_right_token(tmp_path: Path) -> None:
+    """H20: else guessing would go on, and be answered by the one right guess."""
+    async with running(tmp_path, **HMAC) as node:
+        for _ in range(20):
+            await handshake(node, "&deviceId=d1&token=nonsense")
+        assert (await handshake(node, f"&deviceId=d1&token={token('d1')}")).status_code == 429
+
+
+@pytest.mark.usefixtures("unforgiving")
+async def test_an_address_that_fails_for_ever_new_devices_has_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H20."""
+    monkeypatch.setattr(admission, "ADDRESS_FAILURES", 30)
+    async with running(tmp_path, **HMAC) as node:
+        codes = [(await handshake(node, f"&deviceId=d{n}&token=nonsense")).status_code for n in range(32)]
+        assert codes == [401] * 30 + [429] * 2
+        assert (await handshake(node, f"&token={token('d1')}")).status_code == 429
 
 
 async def test_a_store_that_is_away_is_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
