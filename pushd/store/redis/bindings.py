@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from pushd.errors import StoreUnavailable
 from pushd.model import Binding, Bound, Throttled
 from pushd.store.redis.context import WHOLE, Context, micros, node_of, side_by_side
 from pushd.store.redis.control import tell
@@ -126,7 +127,8 @@ class Bindings:
     async def end_stale(self, bucket: Bucket) -> int:
         """End bindings of a bucket that have not been heard of for too long; answers how many."""
         now = await self._context.runner.now(bucket.alive)
-        before = self._staleness[bucket.number].before(now) * 1_000
+        staleness = self._staleness_of(bucket)
+        before = staleness.before(now) * 1_000
         ended = 0
         while True:
             limit = "-inf" if before < 0 else int(before)
@@ -134,13 +136,18 @@ class Bindings:
             if before < 0 or not names:
                 break
             ended += len(await self._end_stale(bucket, [name.decode() for name in names], before))
-        self._staleness[bucket.number].swept(now)
+        staleness.swept(now)
         return ended
 
     async def _stale_before(self, bucket: Bucket) -> float:
         """Unix milliseconds: who was not seen since is stale. Minus infinity: nobody can be called so."""
         now = await self._context.runner.now(bucket.alive)
-        return self._staleness[bucket.number].before(now) * 1_000
+        return self._staleness_of(bucket).before(now) * 1_000
+
+    def _staleness_of(self, bucket: Bucket) -> Staleness:
+        if bucket.number not in self._staleness:
+            raise StoreUnavailable("this node has not begun yet, and cannot judge")
+        return self._staleness[bucket.number]
 
     async def _end_stale(self, bucket: Bucket, devices: Sequence[str], before: float) -> list[str]:
         """End those that are stale still, and have their nodes close them; those that nobody holds any more."""
