@@ -21,6 +21,7 @@ from pushd.admission import Admission
 from pushd.auth import Authenticator
 from pushd.config import Config
 from pushd.device import Device
+from pushd.errors import StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.heartbeat import Heartbeat
 from pushd.node import Node
@@ -64,9 +65,10 @@ class Gateway:
         """Serve devices on `listeners`, and the admin interface, until cancelled (call `drain` before).
 
         `started` gives the bound addresses of both. Raises OSError if the admin listener cannot be bound, and
-        StoreUnavailable if the store cannot clean up what dead nodes have left.
+        StoreUnavailable if the node's own store cannot clean up what a dead process has left. A shared store may be
+        away: then devices are sent elsewhere until it comes.
         """
-        await sweeper.sweep(self._node)
+        await self._clean_up()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._node.goodbyes.run, name="goodbyes")
             nursery.start_soon(self._heartbeat.run, name="heartbeat")
@@ -127,6 +129,14 @@ class Gateway:
         await socket.data[DEVICE].uplink(event, args)
 
     # Tasks.
+
+    async def _clean_up(self) -> None:
+        try:
+            await sweeper.sweep(self._node)
+        except StoreUnavailable as error:
+            if not self._config.store.shared:
+                raise
+            log.warning("this node serves nobody until the store is there: %s", error)
 
     async def _hold_devices(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:

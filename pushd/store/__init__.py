@@ -30,7 +30,8 @@ async def open_store(
     `sqlite:///relative.db`, `sqlite:////absolute/path.db` or `sqlite:///:memory:` (gone at the end): one process's own.
     When the context is entered, every binding that a dead process left in the file has had its `offline`.
     `redis://`, `redis+unix://`, `redis+sentinel://`, `redis+cluster://` (see pushd.store.redis.address): shared by the
-    nodes of a `deployment`. The first sweep ends what dead nodes have left.
+    nodes of a `deployment`. The first sweep ends what dead nodes have left. It may be away: then every call raises
+    StoreUnavailable until it comes (and ConfigError or StoreBusy end the context, should it be wrong then).
 
     `control` is called in the Trio thread. `clock` gives Unix seconds in place of the store's own; for tests.
 

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from pushd.backoff import persist
+from pushd.backoff import Backoff, persist
 from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
 from pushd.model import Bound, Counts, DeviceRecord, Entry, Message, Push, Receipt, ReceiptState, Stream, Throttled
 from pushd.store.base import Control, Deployment, Limits
@@ -26,10 +26,10 @@ from pushd.store.redis.groups import Group
 from pushd.store.redis.keys import Bucket, Keys
 from pushd.store.redis.lease import Lease
 from pushd.store.redis.messages import Messages
-from pushd.store.redis.replies import AccessDenied
+from pushd.store.redis.replies import AccessDenied, Misconfigured
 from pushd.store.redis.scripts import Runner, Script
 from pushd.store.redis.streams import TAKEN, Streams
-from pushd.store.redis.topology import Client, open_client
+from pushd.store.redis.topology import Client, LateClient, open_client
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ CONDEMN: Final = Script("condemn")
 VERSION: Final = 1  # of what is kept under our keys
 BURIED: Final = 600.0  # seconds after its death until nobody looks for what a node has left any more
 SHORTEST: Final = 0.1  # seconds between two signs that entries which were taken are being worked on, at least
+PATIENCE: Final = 2.0  # seconds for the store to be there; then the node begins without it, and waits
+LONGEST: Final = 0.5  # seconds between two tries to begin with a store that is there
 FAREWELL: Final = 2.0  # seconds for the goodbye of a node
 
 
@@ -52,9 +54,9 @@ async def open_redis(
 ) -> AsyncIterator["RedisStore"]:
     """The store behind a Redis URL, for one node, as long as the context lasts; see `open_store`."""
     address = parse_address(url)
-    async with open_client(address) as client:
+    async with open_client(address, patience=0) as servers:
+        client = LateClient(servers)
         keys = Keys(deployment.prefix, deployment.partitions)
-        await _check_policy(client)
         runner = Runner(client, clock, deployment.wait_replicas)
         lease = Lease(runner, keys, node, deployment.lease, deployment.refresh)
         together = address.kind is not Kind.CLUSTER or deployment.partitions == 1
@@ -62,7 +64,11 @@ async def open_redis(
         try:
             async with trio.open_nursery() as nursery:
                 store = RedisStore(context, deployment, nursery)
-                await nursery.start(store.live)
+                nursery.start_soon(_live, store, servers, client)
+                with trio.move_on_after(PATIENCE) as waiting:
+                    await store.begun.wait()
+                if waiting.cancelled_caught:
+                    log.warning("the store is away, this node waits for it: %s", servers.trouble())
                 yield store
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -71,6 +77,24 @@ async def open_redis(
             raise group.exceptions[0] from group.exceptions[0].__cause__
         finally:
             await _say_goodbye(lease)
+
+
+async def _live(store: "RedisStore", servers: Client, client: LateClient) -> None:
+    """Be a node as soon as the servers are there. Raises ConfigError or StoreBusy if they are not as they must be."""
+    backoff = Backoff(LONGEST)
+    while True:
+        try:
+            await servers.wait_up()
+            await _check_policy(servers)
+            await store.check_settings(servers)
+            break
+        except Misconfigured as error:
+            raise ConfigError([f"store.url: {error}"]) from None
+        except StoreUnavailable as error:
+            log.info("the store is not ready yet: %s", error)
+            await backoff.sleep()
+    client.open()
+    await store.live()
 
 
 async def _say_goodbye(lease: Lease) -> None:
@@ -108,6 +132,7 @@ class RedisStore:
         self._directory = Directory(context)
         self._groups = {stream: Group(context, stream) for stream in TAKEN}
         self._full: StoreUnavailable | None = None
+        self.begun = trio.Event()  # its first life has
 
     @property
     def incarnation(self) -> str:
@@ -116,19 +141,18 @@ class RedisStore:
 
     # ---- one life after another ----
 
-    async def live(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be a node, for ever; `started` when the first life has begun. Raises StoreBusy if the settings differ."""
+    async def live(self) -> None:
+        """Be a node, for ever. Raises StoreBusy if, after the store lost its memory, the settings differ."""
         lease, control = self._context.lease, self._context.control
-        await self._check_settings()
-        await self._bindings.begin()
-        await self._live_once(lease.take, task_status)
+        await persist(self._bindings.begin)
+        await self._live_once(partial(persist, lease.take))
         while True:
             old = lease.begin_again()
             log.error("the lease of %s is lost: all its devices are; they are closed, and may come back", old)
             tell(control.lost_all)
-            await self._live_once(partial(self._begin_again, old), trio.TASK_STATUS_IGNORED)
+            await self._live_once(partial(self._begin_again, old))
 
-    async def _live_once(self, begin: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[None]) -> None:
+    async def _live_once(self, begin: Callable[[], Awaitable[None]]) -> None:
         """One incarnation; returns when its lease is lost."""
         lease = self._context.lease
         async with trio.open_nursery() as nursery:
@@ -137,18 +161,18 @@ class RedisStore:
             await begin()
             for group in self._groups.values():
                 nursery.start_soon(self._tend, group)
-            task_status.started()
+            self.begun.set()
             await lease.keep()
             nursery.cancel_scope.cancel()
 
     async def _begin_again(self, old: str) -> None:
-        await persist(self._check_settings)
+        await persist(partial(self.check_settings, self._context.client))
         await persist(partial(self._context.lease.bury, old))
         await persist(self._context.lease.take)
 
-    async def _check_settings(self) -> None:
+    async def check_settings(self, client: Client) -> None:
         """Make sure that all nodes count buckets alike. Raises StoreBusy."""
-        key, client = self._context.keys.meta, self._context.client
+        key = self._context.keys.meta
         for field, ours in (("version", VERSION), ("partitions", self._deployment.partitions)):
             await client.execute(key, "HSETNX", key, field, ours)
             theirs = int(await client.execute(key, "HGET", key, field))

@@ -16,7 +16,7 @@ from pushd.store.redis.cluster import Cluster
 from pushd.store.redis.link import Link, always
 from pushd.store.redis.pubsub import Subscription
 from pushd.store.redis.replies import Argument, Command, Misconfigured, Reply
-from pushd.store.redis.routing import Arrangement, Master, Single
+from pushd.store.redis.routing import Arrangement, Master, Send, Single
 from pushd.store.redis.sentinel import Sentinels
 
 PATIENCE = 10.0  # seconds
@@ -82,6 +82,40 @@ class Client:
     def masters(self) -> list[Master]:
         """Every server that takes writes, each with a `slot_key` that leads to it: for CONFIG GET and the like."""
         return self._arrangement.masters()
+
+    async def wait_up(self) -> None:
+        """Wait until a server can be asked. Raises Misconfigured for what a person must mend."""
+        await self._arrangement.wait_up()
+
+    def trouble(self) -> StoreUnavailable:
+        """Why no server can be asked."""
+        return self._arrangement.trouble()
+
+
+class LateClient(Client):
+    """A client for those who must wait until its servers are known to be right: StoreUnavailable before `open`."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(_Closed(client._arrangement), client._nursery)
+        self._known = client._arrangement
+
+    def open(self) -> None:
+        """From now on it works as the client that it was made of."""
+        self._arrangement = self._known
+
+
+class _Closed:
+    """An arrangement of which nobody may ask anything yet."""
+
+    def __init__(self, arrangement: Arrangement) -> None:
+        self.run = arrangement.run
+        self.wait_up = arrangement.wait_up
+        self.trouble = arrangement.trouble
+        self.link = arrangement.link
+        self.masters = arrangement.masters
+
+    async def execute(self, slot_key: str, commands: Sequence[Command], send: Send) -> list[Reply]:
+        raise self.trouble()
 
 
 @asynccontextmanager
