@@ -38,7 +38,7 @@ async def connect(
 ) -> JavaScriptSocket:
     """A device that is connected, and acknowledges pushes."""
     said = {"deviceId": device, "token": token(device, **(claims or {}))}
-    return await js.connect(daemon.url, query=said, answers={"push": []} if acks else {}, **options)
+    return await js.connect(daemon.url, query=said, answers={"push": [], "photo": []} if acks else {}, **options)
 
 
 async def states(daemon: Daemon, id: str) -> list[tuple[str, str]]:
@@ -105,7 +105,6 @@ async def test_a_live_push_arrives_and_is_acknowledged(
     await daemon.append("push", to="device:d1", id="by-stream", data='{"a": 3}')
     assert (await device.next("push"))[0] == {"a": 3}
     await daemon.push("device:d1", {"raw": BINARY_JSON}, id="binary", event="photo")
-    await device.answer("photo")
     assert (await device.next("photo"))[0] == {"raw": BINARY}
     for id in ("by-http", "by-command", "by-stream", "binary"):
         await daemon.told("receipt", id=id, state="acked")
@@ -228,9 +227,10 @@ async def test_a_push_that_outlives_its_ttl_expires_with_a_receipt(daemon: Daemo
     """Whether the device comes back, or never does."""
     for device in ("comes", "never-comes"):
         await daemon.push(f"device:{device}", "too late", id=f"x-{device}", ttl=0.001)
-    await daemon.push("device:comes", "in time")
+    await daemon.push("device:comes", "in time", id="in-time")
     device = await connect(js, daemon, "comes")
     assert (await device.next("push"))[0] == "in time"
+    await daemon.told("receipt", id="in-time", state="acked")
     for name in ("comes", "never-comes"):
         await daemon.told("receipt", id=f"x-{name}", state="expired", seq="1")
         assert (await daemon.get(f"/v1/devices/{name}"))["inbox"] == 0
@@ -302,15 +302,17 @@ async def test_a_stale_device_gets_its_offline_once(js: JavaScriptClient, tmp_pa
     """
     deployment = Deployment(
         tmp_path,
-        heartbeat={"interval": 0.1, "stale_after": 4.0},
-        protocol={"ping_interval": 3.0, "ping_timeout": 0.5},
+        heartbeat={"interval": 0.1, "stale_after": 5.0},
+        protocol={"ping_interval": 1.0, "ping_timeout": 2.0},
     )
     async with deployment.running() as daemon:
         await js.connect(daemon.url, query={"deviceId": "well"})
         device = await js.connect(daemon.url, query={"deviceId": "d1"}, reconnectionDelay=50)
 
+        epoch = (await daemon.get("/v1/devices/d1"))["epoch"]
+
         async def ended() -> bool:
-            make_old(deployment.store, "d1")
+            make_old(deployment.store, "d1", epoch)
             if ask:
                 await reconciled(daemon)
             return len(await daemon.status("d1")) > 1
@@ -330,7 +332,7 @@ async def reconciled(daemon: Daemon) -> Any:
     return (await daemon.ask("POST", "/v1/reconcile", json={"devices": ["well", "d1"]})).json()["offline"]
 
 
-def make_old(store: Path, device: str) -> None:
-    """Nobody has heard of the device for an hour, says the store's file from now on."""
+def make_old(store: Path, device: str, epoch: int) -> None:
+    """Nobody has heard of this connection of the device for an hour, says the store's file from now on."""
     with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as file:
-        file.execute("UPDATE device SET seen = seen - 3600 WHERE id = ?", (device,))
+        file.execute("UPDATE device SET seen = seen - 3600 WHERE id = ? AND epoch = ?", (device, epoch))
