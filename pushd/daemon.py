@@ -67,7 +67,7 @@ async def _main(config: Config, ready_file: Path | None, files: int) -> None:
         async with (
             _listening(config) as listeners,
             _open_store(config, name, hub) as store,
-            open_authenticator(config) as authenticator,
+            open_authenticator(config, store) as authenticator,
         ):
             node = Node(name, store, hub, metrics, Goodbyes(store, metrics), config.delivery)
             gateway = Gateway(config, node, authenticator)

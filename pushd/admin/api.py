@@ -12,6 +12,8 @@ from starlette.routing import Route
 from pushd.admin.answers import answer, not_found
 from pushd.admin.query import body_of, device_of, flag_of, limit_of, query_of, wait_of
 from pushd.admin.waiting import MAX_WAIT, Waiting
+from pushd.auth.authenticators import hash_token
+from pushd.config.keys import TOKEN_BYTES
 from pushd.errors import BadRequest
 from pushd.model import Push, Receipt
 from pushd.requests import parse_push, parse_reconcile
@@ -37,6 +39,8 @@ class Api:
             Route("/v1/devices", self.devices, methods=["GET"]),
             Route("/v1/devices/{device}", self.device, methods=["GET"]),
             Route("/v1/devices/{device}", self.kick, methods=["DELETE"]),
+            Route("/v1/devices/{device}/token", self.permit, methods=["PUT"]),
+            Route("/v1/devices/{device}/token", self.forbid, methods=["DELETE"]),
             Route("/v1/stats", self.stats, methods=["GET"]),
             Route("/v1/reconcile", self.reconcile, methods=["POST"]),
         ]
@@ -84,6 +88,24 @@ class Api:
             raise BadRequest(f"reason: must be 1 to {MAX_REASON} printable characters")
         device = device_of(request)
         return answer({"device": device, "kicked": await self.service.kick(device, reason)})
+
+    async def permit(self, request: Request) -> Response:
+        """Make a device a legal one (`auth.kind` "store"), with a token or with none; the store has but its hash."""
+        query_of(request)
+        fields = await body_of(request)
+        token = fields.pop("token", "")
+        if fields or not isinstance(token, str) or len(token) > TOKEN_BYTES or not token.isprintable():
+            raise BadRequest(f"token: must be a text of at most {TOKEN_BYTES} characters, and all that there is")
+        device = device_of(request)
+        await self.service.store.permit(device, hash_token(token.encode()) if token else "")
+        return answer({"device": device, "legal": True})
+
+    async def forbid(self, request: Request) -> Response:
+        """Make a device one that may not come in; if it is connected, it stays until it is kicked."""
+        query_of(request)
+        device = device_of(request)
+        await self.service.store.permit(device, None)
+        return answer({"device": device, "legal": False})
 
     async def stats(self, request: Request) -> Response:
         """What the node says of itself and its store."""

@@ -4,6 +4,7 @@ Every authenticator answers with an Identity, or raises AuthRejected (it knows, 
 (it could not find out). The difference is never blurred: a service that is down must not look like a wrong password.
 """
 
+import hashlib
 import hmac
 import importlib
 import logging
@@ -19,8 +20,11 @@ from pushd.auth.identity import checked_identity, parse_identity
 from pushd.config import Config
 from pushd.config.keys import TOKEN_BYTES, read_tokens, verification_keys
 from pushd.config.sections import CustomAuth, HmacAuth
-from pushd.errors import AuthRejected, AuthUnavailable, BadRequest, ConfigError
+from pushd.errors import AuthRejected, AuthUnavailable, BadRequest, ConfigError, StoreUnavailable
 from pushd.model import DEVICE_ID, Identity
+from pushd.store.base import Store
+
+HASHED = "sha256:"  # before the hash of a token
 
 logger = logging.getLogger("pushd")
 
@@ -37,9 +41,10 @@ class Authenticator(Protocol):
 
 
 @asynccontextmanager
-async def open_authenticator(config: Config) -> AsyncIterator[Authenticator]:
+async def open_authenticator(config: Config, store: Store | None = None) -> AsyncIterator[Authenticator]:
     """The authenticator that the configuration names, checked on both sides, for as long as the block lasts.
 
+    `store` is what kind `store` asks; without one it answers AuthUnavailable.
     Raises ConfigError if it cannot be made: a file or class that is not there, a key that does not fit.
     """
     auth = config.auth
@@ -60,7 +65,7 @@ async def open_authenticator(config: Config) -> AsyncIterator[Authenticator]:
                 made = _custom(auth.custom)
                 inner = await stack.enter_async_context(made) if hasattr(made, "__aenter__") else made
             case "store":
-                raise ConfigError(['auth.kind: "store" comes with a later version'])
+                inner = StoreAuthenticator(store)
         yield CheckedAuthenticator(inner)
 
 
@@ -143,6 +148,37 @@ class StaticAuthenticator:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class StoreAuthenticator:
+    """The store's table of legal devices, which services maintain: each with a token, its hash, or none."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+
+    async def authenticate(self, device: str | None, token: str | None) -> Identity:
+        """The device, if it is legal and its token is this one."""
+        if device is None:
+            raise AuthRejected("deviceId is required")
+        if self._store is None:
+            raise AuthUnavailable("there is no store to ask")
+        try:
+            expected = await self._store.token_of(device)
+        except StoreUnavailable as error:
+            raise AuthUnavailable(f"the store is away: {error}") from error
+        given = (token or "").encode("utf-8", "surrogatepass")
+        if expected is not None and expected.startswith(HASHED):
+            given = hash_token(given).encode()
+        # An unknown device is compared too, so that time does not tell which ids exist.
+        same = hmac.compare_digest(given, (expected or "").encode())
+        if expected is None or (expected and not same):
+            raise AuthRejected("unknown device or wrong token")
+        return Identity(device)
+
+
+def hash_token(token: bytes) -> str:
+    """A token as the store should have it: who reads it there cannot come in with it."""
+    return HASHED + hashlib.sha256(token).hexdigest()
 
 
 class HmacAuthenticator:

@@ -288,10 +288,7 @@ def _check_shared(config: Config) -> Iterator[_Finding]:
 
 def _check_auth(config: Config) -> Iterator[_Finding]:
     auth = config.auth
-    if auth.kind == "store":
-        message = '"store" comes with a later version; this one has open, static, hmac, http and custom'
-        yield _Finding(("auth.kind",), message)
-    elif auth.kind == "static":
+    if auth.kind == "static":
         try:
             read_tokens(Path(auth.static.file))
         except OSError as error:

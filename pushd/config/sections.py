@@ -258,7 +258,8 @@ class Auth(Section):
 
     kind: AuthKind = Field(
         default="open",
-        description="open (no proof), static (file), hmac (JWT), http (your service), custom (your class)",
+        description="open (no proof), static (file), hmac (JWT), http (your service), store (devices that "
+        "services have permitted), custom (your class)",
     )
     insecure: bool = Field(default=False, description="allow kind open on a listener that other machines can reach")
     static: StaticAuth = StaticAuth()

@@ -178,6 +178,15 @@ class Store(Protocol):
     async def devices(self, after: str, limit: int, online: bool) -> list[DeviceRecord]:
         """Known devices with ids greater than `after`, in order; only those bound now if `online`."""
 
+    async def permit(self, device: str, token: str | None) -> None:
+        """Make a device a legal one, which shows this token (`""`: none; `sha256:HEX`: one with that hash); None: not.
+
+        Only `auth.kind = "store"` looks at it. A device that is connected stays so.
+        """
+
+    async def token_of(self, device: str) -> str | None:
+        """The token of a legal device, as it was given to `permit`; None if the device is not legal."""
+
     async def counts(self) -> Counts:
         """Totals, for statistics and metrics."""
 

@@ -149,6 +149,21 @@ async def test_kick(admin: Admin) -> None:
     assert (await admin.http.delete("/v1/devices/d1", params={"reason": "a\nb"})).status_code == 400
 
 
+async def test_the_token_of_a_legal_device_is_set_and_taken_back(admin: Admin) -> None:
+    path = "/v1/devices/d1/token"
+    assert (await admin.http.put(path, json={"token": "apple"})).json() == {"device": "d1", "legal": True}
+    stored = await admin.service.store.token_of("d1")
+    assert stored is not None
+    assert stored.startswith("sha256:")
+    assert "apple" not in stored
+    assert (await admin.http.put(path, json={})).json() == {"device": "d1", "legal": True}
+    assert await admin.service.store.token_of("d1") == ""
+    assert (await admin.http.delete(path)).json() == {"device": "d1", "legal": False}
+    assert await admin.service.store.token_of("d1") is None
+    for wrong in ({"token": 5}, {"token": "a", "topics": []}, {"token": "x" * 5_000}, {"token": "a\n"}):
+        assert (await admin.http.put(path, json=wrong)).status_code == 400
+
+
 async def test_stats(admin: Admin) -> None:
     await admin.online("d1")
     stats = (await admin.http.get("/v1/stats")).json()

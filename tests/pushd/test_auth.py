@@ -30,13 +30,14 @@ from pushd.config import Config
 from pushd.config.keys import TOKEN_BYTES
 from pushd.errors import AuthRejected, AuthUnavailable, BadRequest, ConfigError
 from pushd.model import Confirm, Identity
+from tests.pushd.stores import sqlite_memory
 
 SECRET = "0123456789abcdef0123456789abcdef"
 NEVER = 4_102_444_800  # the year 2100
 
 
 def config_of(kind: str, **settings: Any) -> Config:
-    return Config.model_validate({"auth": {"kind": kind, kind: settings} if kind != "open" else {"kind": kind}})
+    return Config.model_validate({"auth": {"kind": kind, kind: settings} if settings else {"kind": kind}})
 
 
 async def rejection(authenticator: Authenticator, device: str | None, token: str | None) -> str:
@@ -60,6 +61,36 @@ async def test_open_believes_every_device_that_names_itself() -> None:
 async def test_an_impossible_device_id_is_refused_by_every_authenticator(device: str) -> None:
     async with open_authenticator(config_of("open")) as authenticator:
         assert (await rejection(authenticator, device, None)).startswith("deviceId must be")
+
+
+# --- store ------------------------------------------------------------------------------------------------------------
+
+
+async def test_store_knows_who_is_legal_and_by_which_token(tmp_path: Path) -> None:
+    async with sqlite_memory(tmp_path).open() as store:
+        await store.permit("plain", "apple")
+        await store.permit("hashed", "sha256:3a7bd3e2360a3d29eea436fcfb7e44c735d117c42d1c1835420b6b9942dd4f1b")  # apple
+        await store.permit("free", "")
+        async with open_authenticator(config_of("store"), store) as authenticator:
+            for device in ("plain", "hashed", "free"):
+                assert await authenticator.authenticate(device, "apple") == Identity(device)
+            assert await authenticator.authenticate("free", None) == Identity("free")
+            for device, token in (
+                ("plain", "pear"),
+                ("plain", None),
+                ("hashed", "pear"),
+                ("hashed", None),
+                ("hashed", await store.token_of("hashed")),
+                ("unknown", "apple"),
+                ("unknown", None),
+            ):
+                assert await rejection(authenticator, device, token) == "unknown device or wrong token"
+            assert await rejection(authenticator, None, "apple") == "deviceId is required"
+            await store.permit("free", None)
+            assert await rejection(authenticator, "free", None) == "unknown device or wrong token"
+    async with open_authenticator(config_of("store"), store) as authenticator:
+        with pytest.raises(AuthUnavailable, match="the store is away"):
+            await authenticator.authenticate("plain", "apple")
 
 
 # --- static -----------------------------------------------------------------------------------------------------------

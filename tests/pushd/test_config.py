@@ -131,10 +131,6 @@ ONE_MISTAKE = [
         "or set auth.insecure = true if that is what you want (FILE)",
     ),
     (
-        '[auth]\nkind = "store"',
-        'auth.kind: "store" comes with a later version; this one has open, static, hmac, http and custom (FILE)',
-    ),
-    (
         '[store]\nurl = "redis+sentinel://localhost"',
         "store.url: name the primary that the sentinels watch, as in redis+sentinel://host1,host2/NAME (FILE)",
     ),

@@ -604,6 +604,19 @@ async def test_members_and_devices_are_listed_in_pages(store: Store) -> None:
     await store.ping()
 
 
+async def test_the_table_of_legal_devices(store: Store) -> None:
+    assert await store.token_of("d") is None
+    await store.permit("d", "a token: \u00fc")
+    await store.permit("e", "")
+    assert (await store.token_of("d"), await store.token_of("e")) == ("a token: \u00fc", "")
+    await store.permit("d", "another")
+    assert await store.token_of("d") == "another"
+    await store.permit("d", None)
+    await store.permit("d", None)
+    assert await store.token_of("d") is None
+    assert await store.device("e") is None, "legal, but never seen"
+
+
 # ---- being cancelled, being opened again ----
 
 

@@ -79,6 +79,18 @@ class Directory:
             for device, *facts in zip(devices, replies[::3], replies[1::3], replies[2::3], strict=True)
         ]
 
+    async def permit(self, device: str, token: str | None) -> None:
+        """See `Store.permit`."""
+        key = self._context.keys.of(device).legal
+        command = ("HDEL", key, device) if token is None else ("HSET", key, device, token)
+        await self._context.client.execute(key, *command)
+
+    async def token_of(self, device: str) -> str | None:
+        """See `Store.token_of`."""
+        key = self._context.keys.of(device).legal
+        token: bytes | None = await self._context.client.execute(key, "HGET", key, device)
+        return None if token is None else token.decode(errors="replace")
+
     async def totals(self) -> tuple[int, int, int]:
         """How many devices are known, how many are online, how many messages wait."""
         sums = [0, 0, 0]

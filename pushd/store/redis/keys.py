@@ -19,6 +19,7 @@ class Bucket:
         "all",
         "expiries",
         "floor",
+        "legal",
         "number",
         "receipt",
         "status",
@@ -36,6 +37,7 @@ class Bucket:
         self.expiries = f"{tag}ttl"  # zset: device with waiting messages -> the earliest of their ends, us (or earlier)
         self.waiting = f"{tag}waiting"  # number of messages in all inboxes
         self.floor = f"{tag}floor"  # hash: highest epoch and seq of devices that were forgotten
+        self.legal = f"{tag}legal"  # hash: device that may come in -> its token
         self.streams = {stream: f"{tag}{stream.value}" for stream in Stream}
         self.status = self.streams[Stream.STATUS]
         self.receipt = self.streams[Stream.RECEIPT]

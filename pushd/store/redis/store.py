@@ -295,6 +295,12 @@ class RedisStore:
     async def devices(self, after: str, limit: int, online: bool) -> list[DeviceRecord]:
         return await self._directory.devices(after, limit, online)
 
+    async def permit(self, device: str, token: str | None) -> None:
+        await self._directory.permit(device, token)
+
+    async def token_of(self, device: str) -> str | None:
+        return await self._directory.token_of(device)
+
     async def counts(self) -> Counts:
         known, online, waiting = await self._directory.totals()
         return Counts(known, online, waiting, await self._streams.lengths())

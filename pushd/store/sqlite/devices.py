@@ -38,6 +38,19 @@ def members(tx: Transaction, topic: str | None, after: str, limit: int) -> list[
     return [row[0] for row in rows]
 
 
+def permit(tx: Transaction, identity: str, token: str | None) -> None:
+    """Make a device legal, with its token, or no longer so."""
+    tx.db.execute("DELETE FROM legal WHERE id = ?", (identity,))
+    if token is not None:
+        tx.db.execute("INSERT INTO legal VALUES (?, ?)", (identity, token))
+
+
+def token_of(tx: Transaction, identity: str) -> str | None:
+    """The token of a legal device."""
+    row = tx.db.execute("SELECT token FROM legal WHERE id = ?", (identity,)).fetchone()
+    return row[0] if row else None
+
+
 def counts(tx: Transaction) -> Counts:
     """Totals."""
     known, waiting = tx.db.execute("SELECT count(*), coalesce(sum(inbox), 0) FROM device").fetchone()

@@ -64,6 +64,8 @@ CREATE TABLE mark (
 CREATE INDEX mark_until ON mark (until);
 """
 
+LEGAL_TABLE = "CREATE TABLE IF NOT EXISTS legal (id TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;"
+
 # AUTOINCREMENT: an id never comes back, even when the stream has been emptied.
 STREAM_TABLE = "CREATE TABLE stream_{name} (n INTEGER PRIMARY KEY AUTOINCREMENT, fields TEXT NOT NULL, key TEXT);"
 UPLINK_KEY = "CREATE UNIQUE INDEX uplink_key ON stream_uplink (key);"
@@ -143,6 +145,7 @@ def _set_up(db: sqlite3.Connection, path: Path | None) -> None:
         streams = "".join(STREAM_TABLE.format(name=stream.value) for stream in Stream)
         header = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
         db.executescript(f"BEGIN IMMEDIATE; {TABLES} {streams} {UPLINK_KEY} {header} COMMIT;")
+    db.execute(LEGAL_TABLE)
 
 
 def _check_owner(db: sqlite3.Connection, path: Path | None) -> None:

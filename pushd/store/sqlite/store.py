@@ -226,6 +226,12 @@ class SqliteStore:
     async def devices(self, after: str, limit: int, online: bool) -> list[DeviceRecord]:
         return await self._reader.run(partial(devices.devices, after=after, limit=limit, online=online))
 
+    async def permit(self, device: str, token: str | None) -> None:
+        await self._writer.run(partial(devices.permit, identity=device, token=token))
+
+    async def token_of(self, device: str) -> str | None:
+        return await self._reader.run(partial(devices.token_of, identity=device))
+
     async def counts(self) -> Counts:
         return await self._reader.run(devices.counts)
 
