@@ -33,7 +33,7 @@ log = logging.getLogger("pushd")
 DONE: Final = 0
 FAILED: Final = 1
 WRONG_CONFIG: Final = 2
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: the terminal has closed
 
 
 class CannotStart(PushdError):
@@ -41,10 +41,11 @@ class CannotStart(PushdError):
 
 
 def run(config: Config, ready_file: Path | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; the exit code: 0 after a clean end, 1 if it cannot start, 2 for a wrong
+    """Run the daemon until SIGTERM, SIGINT or SIGHUP.
 
-    configuration that only the start could find. `ready_file` gets `{"devices", "admin", "pid"}` as JSON when both
-    listeners are open. A second signal ends it at once.
+    The exit code: 0 after a clean end, 1 if it cannot start, 2 for a wrong configuration that only the start could
+    find. `ready_file` gets `{"devices", "admin", "pid"}` as JSON when both listeners are open. A second signal ends it
+    at once.
     """
     _start_logging()
     files = _raise_file_limit()
@@ -61,9 +62,10 @@ def run(config: Config, ready_file: Path | None = None) -> int:
 async def _main(config: Config, ready_file: Path | None, files: int) -> None:
     name = config.node.name or socket.gethostname()
     hub, metrics = Hub(), Metrics()
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     for number in SIGNALS:  # what Trio restores at the end: a signal that comes too late must not spoil a clean exit
         signal.signal(number, signal.SIG_IGN)
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    with trio.open_signal_receiver(*(SIGNALS[:-1] if under_nohup else SIGNALS)) as signals:
         async with (
             _listening(config) as listeners,
             _open_store(config, name, hub) as store,
@@ -168,9 +170,13 @@ def _announce(config: Config, name: str, devices: Address, admin: Address) -> No
 def _write_ready(path: Path, devices: Address, admin: Address) -> None:
     """Write the file whole or not at all: who waits for it may read it as soon as it is there."""
     content = {"devices": _shown(devices), "admin": _shown(admin), "pid": os.getpid()}
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content) + "\n")
-    draft.replace(path)
+    draft = path.parent / f"{path.name}.{os.getpid()}"
+    try:
+        draft.write_text(json.dumps(content) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise CannotStart(f"--ready-file: {path} cannot be written: {error.strerror}") from None
 
 
 def _shown(address: Address) -> str:

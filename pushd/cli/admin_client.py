@@ -68,6 +68,8 @@ class AdminClient:
             response = self._client.request(method, path, params=query, json=body, timeout=ANSWER_SECONDS + wait)
         except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise self._unreachable(error) from error
+        except UnicodeEncodeError as error:
+            raise BadRequest(f"{error.object[error.start : error.end]!r} is not Unicode text") from error
         answer = self._object(response)
         if missing := [name for name in fields if name not in answer]:
             raise CommandFailed(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pushd import jsonbytes
 from pushd.cli.admin_client import AdminClient
-from pushd.model import ReceiptState
+from pushd.model import DEVICE_ID, ReceiptState
 
 CONFIRMED = (ReceiptState.ACKED, ReceiptState.DELIVERED)
 
@@ -94,7 +95,7 @@ def _show_entry(entry: dict[str, Any], as_json: bool) -> None:
 def devices(client: AdminClient, args: argparse.Namespace) -> int:
     """Count and list the devices, or show one."""
     if args.id is not None:
-        record = client.ask("GET", f"/v1/devices/{quote(args.id, safe='')}", ("device",))
+        record = client.ask("GET", _path_of(args.id), ("device",))
         if args.json:
             say(_compact(record))
         else:
@@ -140,7 +141,7 @@ def _show_table(records: Iterable[dict[str, Any]]) -> None:
 def kick(client: AdminClient, args: argparse.Namespace) -> int:
     """Disconnect a device."""
     query = {} if args.reason is None else {"reason": args.reason}
-    answer = client.ask("DELETE", f"/v1/devices/{quote(args.id, safe='')}", ("kicked",), query)
+    answer = client.ask("DELETE", _path_of(args.id), ("kicked",), query)
     if args.json:
         say(_compact(answer))
     else:
@@ -171,6 +172,12 @@ def _ids(args: argparse.Namespace) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def _path_of(device: str) -> str:
+    if not DEVICE_ID.fullmatch(device):
+        raise WrongUsage(f"{device!r} is no device id ({DEVICE_ID.pattern})")
+    return f"/v1/devices/{quote(device, safe='')}"
+
+
 def _target(args: argparse.Namespace) -> str:
     if args.all:
         return "all"
@@ -178,14 +185,11 @@ def _target(args: argparse.Namespace) -> str:
 
 
 def _json_argument(text: str) -> Any:
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is not JSON")
-
     if text == "-":
         text = sys.stdin.read()
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return jsonbytes.parse(text)
+    except ValueError as error:
         hint = f"; a text needs its quotes: '\"{text}\"'" if text.isalnum() else ""
         raise WrongUsage(f"the message must be JSON ({error}){hint}") from error
 

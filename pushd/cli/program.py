@@ -219,7 +219,7 @@ def _add_settings(parser: Any) -> None:
     _add_config(parser)
     parser.add_argument("--listen", metavar="HOST:PORT", help="where devices connect; port 0 picks a free one")
     parser.add_argument("--admin", metavar="HOST:PORT", help="where the admin interface is; port 0 picks a free one")
-    parser.add_argument("--store", metavar="URL", help="sqlite:///FILE")
+    parser.add_argument("--store", metavar="URL", help="sqlite:///FILE, or redis://HOST:PORT/DB and its kin")
     parser.add_argument("--auth", metavar="KIND", help="open, static, hmac, http or custom")
     parser.add_argument("--workers", metavar="N", help="processes that serve devices")
     parser.add_argument("--node", metavar="NAME", help="this node's name in status entries and metrics")
@@ -300,7 +300,10 @@ def _add_client(parser: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, more than 0, not {text!r}")
     return value

@@ -91,7 +91,13 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
         ("send", "--all", "--wait", "nan", "1"),
         ("tail", "rumours"),
         ("kick",),
+        ("kick", ""),
+        ("kick", "a/../b"),
+        ("devices", "\udcff"),
+        ("send", "--all", "--ttl", "x", "1"),
+        ("send", "--all", "--id", "\udcff", "1"),
         ("reconcile",),
+        ("reconcile", "\udcff"),
         ("reconcile", "d-1", "--file", "x"),
     ],
 )
@@ -112,7 +118,8 @@ def test_a_message_that_is_no_json_is_explained(run: Run) -> None:
     ran = run("send", "--all", "hello")
     assert ran.code == 2
     assert "a text needs its quotes: '\"hello\"'" in ran.err
-    assert run("send", "--all", "NaN").code == 2
+    for text in ("NaN", "1e400", '"\\ud800"', '"\udcff"'):
+        assert run("send", "--all", text).code == 2
     assert run("send", "--all", "[" * 100_000).code == 2
 
 
