@@ -9,7 +9,7 @@ import trio
 from engineio_trio import CloseReason, Disconnected, LocalProtocolError
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.failpoint import failpoint
-from pushd.hub import TAKEOVER
+from pushd.hub import ADMIN, TAKEOVER
 from pushd.model import Identity, Message
 from pushd.node import Node
 from pushd.peer import Peer
@@ -192,4 +192,4 @@ _REASONS: Final = frozenset({reason.value for reason in CloseReason} | {LOST, TA
 
 def _kicker(by: str) -> str:
     """Who kicked, from a closed list: a label of the metrics."""
-    return by if by in ("admin", BY_SERVER) else TAKEOVER
+    return by if by in (ADMIN, BY_SERVER) else TAKEOVER

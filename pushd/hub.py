@@ -9,6 +9,7 @@ from pushd.model import Message
 log = logging.getLogger(__name__)
 
 TAKEOVER = "takeover"  # the reason in `kicked` when a newer login has won
+ADMIN = "admin"  # who kicks for an operator, whatever reason is given
 STALE = "stale"  # thought dead: should it live after all, it shall come back, so it is not told to stay away
 
 
@@ -91,7 +92,7 @@ class Hub:
         holder = self._holders.get(device)
         if holder is None or holder.epoch > epoch:
             return
-        if reason == STALE:
+        if reason == STALE and by != ADMIN:
             holder.lost()
         else:
             holder.kick(reason, by)

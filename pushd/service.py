@@ -8,6 +8,7 @@ from typing import Any, Final
 import trio
 
 from pushd import __version__
+from pushd.hub import ADMIN
 from pushd.metrics import Metrics
 from pushd.model import Push, Receipt, ReceiptState, Stream, as_json
 from pushd.node import Node
@@ -57,7 +58,7 @@ class Service:
         async for _ in self._spread(push):
             pass
 
-    async def kick(self, device: str, reason: str, by: str = "admin") -> bool:
+    async def kick(self, device: str, reason: str, by: str = ADMIN) -> bool:
         """Disconnect a device for good: a stock client does not come back by itself. False if it is not connected."""
         with self.metrics.store_call("kick"):
             return await self.store.kick(device, reason, by)

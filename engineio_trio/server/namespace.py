@@ -37,7 +37,8 @@ class Handler:
     def of(cls, function: Callable[..., Any], given: int = 1) -> "Handler":
         """Look at a function once, so that calling it needs no looking.
 
-        `given` arguments come from the library before the peer's (the socket).
+        `given` arguments come from the library before the peer's (the socket). Raises TypeError for a function that
+        does not take these, or that needs what is never given.
         """
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
@@ -49,7 +50,16 @@ class Handler:
             elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 most += 1
                 least += parameter.default is parameter.empty
+            elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                raise TypeError(f"{function!r} needs {parameter.name}=..., which no handler is given")
+        if most < given:
+            raise TypeError(f"{function!r} must take the socket as its first argument")
         return cls(function, Kind.QUEUED if is_async else Kind.INLINE, max(least - given, 0), most - given)
+
+    def expect(self, fewest: int, most: int, form: str) -> None:
+        """Raise TypeError unless the function takes so many arguments after the socket, as `form` shows."""
+        if self.least > most or self.most < fewest:
+            raise TypeError(f"{self.function!r} cannot be called with {form}")
 
     def check(self, event: str, args: tuple[Any, ...]) -> None:
         """Raise RemoteProtocolError if the peer sent more or fewer arguments than the function takes."""
@@ -71,7 +81,8 @@ class Namespace:
         """A decorator that makes a function the handler of an event.
 
         `connect` handlers take (socket) or (socket, auth), `disconnect` handlers (socket, reason), all others (socket,
-        *args). Raises ValueError for a reserved name, or when the event has a handler.
+        *args). Raises ValueError for a reserved name, or when the event has a handler, and TypeError for a function
+        that cannot be called so.
         """
         if event in RESERVED_EVENTS and event not in LIFECYCLE:
             raise ValueError(f"{event!r} is a name reserved by Socket.IO")
@@ -79,7 +90,12 @@ class Namespace:
         def register(function: Function) -> Function:
             if event in self.handlers:
                 raise ValueError(f"the event {event!r} of namespace {self.name} has a handler already")
-            self.handlers[event] = Handler.of(function)
+            handler = Handler.of(function)
+            if event == "connect":
+                handler.expect(0, 1, "(socket) or (socket, auth)")
+            elif event == "disconnect":
+                handler.expect(1, 1, "(socket, reason)")
+            self.handlers[event] = handler
             return function
 
         return register
@@ -88,7 +104,9 @@ class Namespace:
         """A decorator: `function(socket, event, args)` handles all events that have no handler of their own."""
         if self.any_handler is not None:
             raise ValueError(f"namespace {self.name} has an on_any handler already")
-        self.any_handler = Handler.of(function)
+        handler = Handler.of(function)
+        handler.expect(2, 2, "(socket, event, args)")
+        self.any_handler = handler
         return function
 
     def emit(

@@ -11,6 +11,7 @@ from engineio_trio.errors import CloseReason, Disconnected
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
+from engineio_trio.protocol.socket import namespace_fault
 from engineio_trio.server.application import SocketApplication
 from engineio_trio.server.connection import Connection
 from engineio_trio.server.engine import Engine
@@ -56,9 +57,12 @@ class SocketServer(_Server):
         return SocketApplication(connection, self._namespaces)
 
     def of(self, name: str) -> Namespace:
-        """The namespace `name` (it begins with '/'), made when first asked for. Others do not exist for clients."""
-        if not name.startswith("/"):
-            raise ValueError(f"a namespace's name begins with '/', not {name!r}")
+        """The namespace `name` (it begins with '/'), made when first asked for. Others do not exist for clients.
+
+        Raises ValueError for a name that no client could ask for.
+        """
+        if fault := namespace_fault(name):
+            raise ValueError(fault)
         return self._namespaces.setdefault(name, Namespace(name))
 
     def on(self, event: str) -> Callable[[Function], Function]:

@@ -107,14 +107,16 @@ class FakeHolder:
         raise AssertionError("not the holder")
 
 
-async def test_a_kick_by_an_operator(mock_clock: Clock) -> None:
+@pytest.mark.parametrize("reason", ["maintenance", "stale", "takeover", "lost"])
+async def test_a_kick_by_an_operator(mock_clock: Clock, reason: str) -> None:
+    """Whatever the reason is called: the device is told, and stays away."""
     async with open_world(mock_clock) as world:
         _, peer = await world.login()
-        assert await world.store.kick("d1", "maintenance", "admin")
+        assert await world.store.kick("d1", reason, "admin")
         await until(lambda: world.gone)
-        assert peer.sent[-1].args == ({"reason": "maintenance", "by": "admin"},)
+        assert peer.sent[-1].args == ({"reason": reason, "by": "admin"},)
         assert peer.calls == ["disconnect"]
-        assert await world.told(Stream.STATUS, "event", "reason") == [("online", "login"), ("offline", "maintenance")]
+        assert await world.told(Stream.STATUS, "event", "reason") == [("online", "login"), ("offline", reason)]
         assert not await world.store.kick("d1", "again", "admin")
 
 

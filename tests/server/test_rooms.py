@@ -119,8 +119,8 @@ async def test_a_handler_may_change_rooms_during_a_fan_out() -> None:
         assert set(server.of("/").rooms.members("red")) == {crowd.sockets["a"], crowd.sockets["c"]}
 
 
-@pytest.mark.parametrize("name", ["", "admin", "admin/"])
-def test_a_namespace_begins_with_a_slash(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "admin", "admin/", "/a,b", "/a?b", "/\x1e", "/\ud800"])
+def test_a_namespace_has_a_name_that_clients_can_ask_for(name: str) -> None:
     with pytest.raises(ValueError, match="begins with '/'"):
         SocketServer().of(name)
 

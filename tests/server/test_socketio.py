@@ -281,11 +281,34 @@ async def test_s7_reserved_names_are_neither_taken_nor_sent(name: str, autojump_
 @pytest.mark.parametrize("name", ["error", "disconnect", "on", "__class__", "__proto__", "emit", "a.b", ""])
 def test_names_that_a_handler_may_have(name: str) -> None:
     server = SocketServer()
-    if name == "error":
-        server.on(name)(lambda socket: None)
-    for reserved in ("connect_error", "disconnecting"):
-        with pytest.raises(ValueError, match="reserved"):
-            server.on(reserved)
+    server.on(name)(lambda socket, *args: None)
+    assert name in server.of("/").handlers
+
+
+@pytest.mark.parametrize("name", ["connect_error", "disconnecting", "newListener", "removeListener"])
+def test_names_that_no_handler_may_have(name: str) -> None:
+    with pytest.raises(ValueError, match="reserved"):
+        SocketServer().on(name)
+
+
+@pytest.mark.parametrize(
+    ("event", "function"),
+    [
+        ("a", lambda: None),
+        ("a", lambda socket, *, by: None),
+        ("connect", lambda: None),
+        ("connect", lambda socket, auth, more: None),
+        ("disconnect", lambda socket: None),
+        ("disconnect", lambda socket, reason, more: None),
+        ("any", lambda socket, event: None),
+        ("a", 5),
+    ],
+)
+def test_a_handler_that_could_not_be_called_is_refused_at_once(event: str, function: Any) -> None:
+    """Not at the first event, when it would look as if the peer had done something wrong."""
+    server = SocketServer()
+    with pytest.raises(TypeError):
+        (server.on_any if event == "any" else server.on(event))(function)
 
 
 async def test_events_without_a_handler_are_ignored_even_with_an_ack_id() -> None:
