@@ -8,7 +8,7 @@ it, and has the checker judge what is left when they are through.
 import contextlib
 import math
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,18 @@ from tests.redis.proxy import Proxy, proxied
 from tests.redis.servers import Server, server
 
 PREFIX = "pushd"
-LEASE = 3.0  # seconds, as below
+LEASE = 2.0  # seconds, as below
 BRISK: Mapping[str, Mapping[str, Any]] = {  # so that nobody waits long for what takes its time
     "auth": {"kind": "hmac"},
     "auth__hmac": {"secret": SECRET},
     "takeover": {"max": 100_000},
     "delivery": {"inbox_max": 100_000},
-    "node": {"lease": LEASE, "refresh": 0.5, "drain": 8.0},
-    "heartbeat": {"interval": 1.0, "stale_after": 15.0},
-    "protocol": {"ping_interval": 3.0, "ping_timeout": 10.0},
+    "node": {"lease": LEASE, "refresh": 0.4, "drain": 8.0},
+    "heartbeat": {"interval": 1.0, "stale_after": 10.0},
+    "protocol": {"ping_interval": 3.0, "ping_timeout": 5.0},
 }
 TOPIC = "even"
-DEVICES = [f"d{number}" for number in range(8)]
-CROWDED = DEVICES[:4]  # those with two programs each
+PROGRAMS = {f"d{number}": 2 if number < 4 else 1 for number in range(8)}
 
 
 class Node:
@@ -97,6 +96,14 @@ class Node:
         """SIGTERM, and a clean end."""
         await self.daemon.stop()
         await self._gone.wait()
+
+    async def ready(self) -> None:
+        """Wait until the node says that it wants work."""
+
+        async def is_ready() -> bool:
+            return (await self.daemon.ask("GET", "/ready")).status_code == 200
+
+        await until(is_ready)
 
     async def gone(self, *, within: float) -> None:
         """Wait until its process has ended by itself."""
@@ -212,28 +219,33 @@ def by_xadd(fleet: Fleet) -> Send:
 
 
 @contextlib.asynccontextmanager
-async def simulated(fleet: Fleet, seed: int) -> AsyncIterator[Stage]:
-    """Devices and services around nodes that run; at the end of the block all must be as promised."""
+async def simulated(
+    fleet: Fleet, seed: int, programs: Mapping[str, int] = PROGRAMS, *, longest: float = 3.0
+) -> AsyncIterator[Stage]:
+    """Devices and services around nodes that run; at the end of the block all must be as promised.
+
+    `programs`: how many use the id of each device. A visit lasts up to `longest` seconds.
+    """
     path = fleet.folder / "history.jsonl"
     print(f"seed {seed}, history {path}")
     with contextlib.closing(History(path)) as history:
         stage = Stage(fleet.doors, history, random.Random(seed))
         async with asking() as http, trio.open_nursery() as nursery:
-            for device in DEVICES:
-                for number in range(2 if device in CROWDED else 1):
-                    program = Program(device, f"{device}/{number}", query_of(device), stage, first=number == 0)
-                    nursery.start_soon(program.run)
-            targets = [*(f"device:{device}" for device in DEVICES), f"topic:{TOPIC}", "all"]
+            for device, count in programs.items():
+                for number in range(count):
+                    name, query = f"{device}/{number}", query_of(device)
+                    nursery.start_soon(Program(device, name, query, stage, first=number == 0, longest=longest).run)
+            targets = [*(f"device:{device}" for device in programs), f"topic:{TOPIC}", "all"]
             for name, send in {"http": by_http(stage, http), "stream": by_xadd(fleet)}.items():
                 nursery.start_soon(Producer(name, targets, stage, send).run)
             yield stage
-            await conclude(fleet, stage)
+            await conclude(fleet, stage, len(programs))
 
 
-async def conclude(fleet: Fleet, stage: Stage) -> None:
+async def conclude(fleet: Fleet, stage: Stage, devices: int) -> None:
     """Let everything come to rest, and check; then let all devices leave, and check again."""
     stage.drain.set()
-    await until(partial(at_rest, fleet, online=len(DEVICES)), within=90)
+    await until(partial(at_rest, fleet, online=devices), within=90)
     await check_evidence(fleet, stage)
     stage.over.set()
     await until(partial(at_rest, fleet, online=0))
@@ -242,7 +254,10 @@ async def conclude(fleet: Fleet, stage: Stage) -> None:
 
 async def at_rest(fleet: Fleet, online: int) -> bool:
     """Nothing waits for anybody, and so many devices are connected."""
-    store = (await fleet.anyone.get("/v1/stats"))["store"]
+    stats = await fleet.anyone.ask("GET", "/v1/stats")
+    if stats.status_code == 503:
+        return False
+    store = stats.raise_for_status().json()["store"]
     return (store["inbox"], store["streams"]["push"], store["online"]) == (0, 0, online)
 
 
@@ -273,6 +288,27 @@ async def stop(node: Node, stage: Stage) -> None:
     stage.history.note(node.name, "ending", how="SIGTERM")
     await node.stop()
     stage.history.note(node.name, "ended", how="SIGTERM")
+
+
+async def fall(node: Node, stage: Stage, within: float) -> bool:
+    """Wait for the end of a process that has a failpoint; one that never comes there is killed, and counts for less."""
+    stage.history.note(node.name, "ending", how="failpoint")
+    with trio.move_on_after(within) as waiting:
+        await node.gone(within=math.inf)
+    if waiting.cancelled_caught:
+        await node.kill()
+    stage.history.note(node.name, "ended", how="failpoint")
+    return not waiting.cancelled_caught
+
+
+@contextlib.contextmanager
+def cut_off(node: Node, stage: Stage) -> Iterator[None]:
+    """The node may be taken for dead in this block, and for as long afterwards as it takes it to be heard again."""
+    stage.history.note(node.name, "cutting")
+    try:
+        yield
+    finally:
+        stage.history.note(node.name, "mended")
 
 
 async def start(node: Node, stage: Stage, **variables: str) -> None:

@@ -61,6 +61,7 @@ class Program:
     query: Mapping[str, str]
     stage: Stage
     first: bool
+    longest: float = 3.0  # seconds that a visit lasts, at most
     said: int = 0
 
     async def run(self) -> None:
@@ -94,7 +95,7 @@ class Program:
         if draining:
             await self.stage.over.wait()
         else:
-            with trio.move_on_after(self.stage.rng.uniform(0.1, 3.0)):
+            with trio.move_on_after(self.stage.rng.uniform(0.03 * self.longest, self.longest)):
                 await self.stage.drain.wait()
         self._note("leaving", socket)
         socket.disconnect()

@@ -1,13 +1,34 @@
-"""Nodes that share a Redis: whatever dies, stops or is cut off, the checker finds every promise kept."""
+"""Nodes that share a Redis: whatever dies, stops, is cut off or slow, the checker finds every promise kept.
+
+`PUSHD_SOAK=600` lets the random run last so many seconds, `PUSHD_SEED=n` makes its choices those of another run.
+"""
 
 import os
 import random
+import signal
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.faults.cluster import assert_worthwhile, cluster, kill, simulated, start
+from pushd.failpoint import VARIABLE
+from tests.faults.cluster import (
+    LEASE,
+    Fleet,
+    Node,
+    assert_worthwhile,
+    cluster,
+    cut_off,
+    fall,
+    kill,
+    simulated,
+    start,
+    stop,
+)
+from tests.faults.simulation import Stage
+from tests.faults.test_crash import FAILPOINTS
 
 # A request that dies with a node leaves httpx's generators to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -18,11 +39,16 @@ SOAK = float(os.environ.get("PUSHD_SOAK", "30"))
 SEED = int(os.environ.get("PUSHD_SEED", str(random.randrange(1_000_000))))
 
 
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with cluster(tmp_path) as one:
+        yield one
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("flush", ["everysec", "always"])
-async def test_every_promise_is_kept(tmp_path: Path, flush: str) -> None:
+async def test_every_promise_is_kept(tmp_path: Path) -> None:
     """Devices on two nodes and moving between them, services that know nothing of nodes; a node and Redis die."""
-    async with cluster(tmp_path, "--appendfsync", flush) as fleet:
+    async with cluster(tmp_path, "--appendfsync", "always") as fleet:
         one, _ = await fleet.add("n1"), await fleet.add("n2")
         async with simulated(fleet, SEED) as stage:
             await stage.history.grows(800)
@@ -36,3 +62,177 @@ async def test_every_promise_is_kept(tmp_path: Path, flush: str) -> None:
             await stage.history.grows(600)
         assert_worthwhile(stage)
         assert {entry["node"] for entry in fleet.stream("status")} == {"n1", "n2"}
+
+
+# ---- anything, in any order ----
+
+
+class Nemesis:
+    """Does something bad to a cluster, of which at least one node always lives, and mends it."""
+
+    def __init__(self, fleet: Fleet, stage: Stage, rng: random.Random) -> None:
+        self.done: list[str] = []
+        self._fleet = fleet
+        self._stage = stage
+        self._rng = rng
+        self._deeds = [
+            *(self.kill_node, self.stop_node, self.freeze_node, self.cut_node, self.failpoint),
+            *(self.kill_redis, self.freeze_redis, self.cut_replies, self.slow, self.forget_scripts),
+        ]
+
+    async def strike(self) -> None:
+        """One deed, and some time in peace."""
+        deed = self._rng.choice(self._deeds)
+        node = self._rng.choice(self._fleet.nodes)
+        self.done.append(deed.__name__)
+        print(f"{time.time():.3f} {deed.__name__} {node.name}")
+        await deed(node)
+        await self._stage.history.grows(self._rng.randrange(50, 400))
+
+    async def _wait(self, longest: float) -> None:
+        await trio.sleep(self._rng.uniform(0.0, longest))
+
+    async def kill_node(self, node: Node) -> None:
+        await kill(node, self._stage)
+        await self._wait(2 * LEASE)
+        await start(node, self._stage)
+
+    async def stop_node(self, node: Node) -> None:
+        await stop(node, self._stage)
+        await start(node, self._stage)
+
+    async def failpoint(self, node: Node) -> None:
+        await stop(node, self._stage)
+        name = self._rng.choice(FAILPOINTS)
+        await start(node, self._stage, **{VARIABLE: f"{name}:exit:{self._rng.randrange(1, 30)}"})
+        await fall(node, self._stage, within=2.0)
+        await start(node, self._stage)
+
+    async def freeze_node(self, node: Node) -> None:
+        with cut_off(node, self._stage):
+            node.daemon.signal(signal.SIGSTOP)
+            await self._wait(2.5 * LEASE)
+            node.daemon.signal(signal.SIGCONT)
+            await node.ready()
+
+    async def cut_node(self, node: Node) -> None:
+        with cut_off(node, self._stage):
+            node.proxy.black_hole = True
+            await self._wait(2.5 * LEASE)
+            node.proxy.black_hole = False
+            if self._rng.random() < 0.5:
+                node.proxy.reset()
+            await node.ready()
+
+    async def kill_redis(self, node: Node) -> None:
+        self._fleet.redis.kill()
+        await self._wait(1.5 * LEASE)
+        self._fleet.redis.start()
+        await node.ready()
+
+    async def freeze_redis(self, node: Node) -> None:
+        self._fleet.redis.pause()
+        await self._wait(1.5 * LEASE)
+        self._fleet.redis.resume()
+        await node.ready()
+
+    async def cut_replies(self, node: Node) -> None:
+        for _ in range(5):
+            cuts = node.proxy.cuts
+            node.proxy.cut_after(self._rng.randrange(1, 5_000))
+            with trio.move_on_after(2.0):
+                while node.proxy.cuts == cuts:
+                    await self._stage.history.grows(1)
+
+    async def slow(self, node: Node) -> None:
+        with cut_off(node, self._stage):
+            node.proxy.delay = self._rng.uniform(0.05, 0.5)
+            await self._wait(2.0)
+            node.proxy.delay = 0.0
+            await node.ready()
+
+    async def forget_scripts(self, node: Node) -> None:
+        self._fleet.redis.ask("SCRIPT", "FLUSH")
+
+
+@pytest.mark.timeout(SOAK + 180)
+async def test_nothing_is_lost_whatever_happens(fleet: Fleet) -> None:
+    """F2-F6, F8-F10, F16, F18: random faults for a while; nobody is falsely offline, nothing accepted is lost."""
+    for name in ("n1", "n2"):
+        await fleet.add(name, behind_proxy=True)
+    async with simulated(fleet, SEED) as stage:
+        nemesis = Nemesis(fleet, stage, random.Random(SEED + 1))
+        end = time.monotonic() + SOAK
+        while time.monotonic() < end:
+            await nemesis.strike()
+    assert_worthwhile(stage)
+    assert len(set(nemesis.done)) > 2
+
+
+# ---- one fault, under load ----
+
+
+@pytest.mark.timeout(120)
+async def test_f06_replies_are_lost_again_and_again(fleet: Fleet) -> None:
+    """The connections of both nodes are cut after a random number of bytes: whatever is tried again is done once."""
+    nodes = [await fleet.add(name, behind_proxy=True) for name in ("n1", "n2")]
+    async with simulated(fleet, SEED) as stage:
+        rng = random.Random(SEED + 1)
+        for _ in range(25):
+            for node in nodes:
+                node.proxy.cut_after(rng.randrange(1, 4_000))
+            await stage.history.grows(40)
+    assert sum(node.proxy.cuts for node in nodes) >= 25
+    assert_worthwhile(stage)
+
+
+@pytest.mark.timeout(120)
+async def test_f16_pushes_during_a_storm_of_takeovers(fleet: Fleet) -> None:
+    """F16, F17: programs of two devices take them over from each other, on all nodes, many times a second."""
+    for name in ("n1", "n2"):
+        await fleet.add(name)
+    async with simulated(fleet, SEED, {"d0": 5, "d1": 5}, longest=0.3) as stage:
+        await stage.history.grows(2_500)
+    events = [entry["event"] for entry in fleet.stream("status")]
+    assert events.count("takeover") > 50
+    assert_worthwhile(stage)
+
+
+@pytest.mark.timeout(180)
+async def test_f18_killed_at_each_failpoint(fleet: Fleet) -> None:
+    """Between any two side effects of login, deliver, ack, uplink, logout and ingest; the other node goes on."""
+    one, _ = await fleet.add("n1"), await fleet.add("n2")
+    async with simulated(fleet, SEED, longest=1.0) as stage:
+        await kill(one, stage)
+        for name in FAILPOINTS:
+            reconcile = name == "ingest.reconcile.dealt"
+            await start(one, stage, **{VARIABLE: f"{name}:exit:{1 if reconcile else 5}"})
+            requests = trio.CancelScope()
+            async with trio.open_nursery() as nursery:
+                if reconcile:
+                    nursery.start_soon(ask_to_reconcile, fleet, requests)
+                assert await fall(one, stage, within=30.0), f"it never passed {name}"
+                requests.cancel()
+        await start(one, stage)
+    assert_worthwhile(stage)
+
+
+async def ask_to_reconcile(fleet: Fleet, scope: trio.CancelScope) -> None:
+    """Until cancelled; whichever node comes first takes an entry."""
+    with scope:
+        while True:
+            fleet.append("reconcile", id="r1", devices='["d0"]')
+            await trio.sleep(0.05)
+
+
+@pytest.mark.timeout(180)
+async def test_f25_nodes_are_restarted_one_after_the_other(fleet: Fleet) -> None:
+    """I4, I8: SIGTERM and again, each node in turn, under load: no binding is left, nobody is lost with a node."""
+    nodes = [await fleet.add(name) for name in ("n1", "n2")]
+    async with simulated(fleet, SEED) as stage:
+        for node in nodes * 2:
+            await stage.history.grows(100)
+            await stop(node, stage)
+            await start(node, stage)
+    assert "node lost" not in {entry["reason"] for entry in fleet.stream("status")}
+    assert_worthwhile(stage)
