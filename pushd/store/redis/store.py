@@ -307,9 +307,9 @@ class RedisStore:
 
     async def ping(self) -> None:
         key = self._context.keys.meta
-        self._context.lease.check()
         with self._noting_fullness():
             await self._context.client.execute(key, "HINCRBY", key, "ping", 1)
+        self._context.lease.check()
 
     @contextlib.contextmanager
     def _noting_fullness(self) -> Iterator[None]:
