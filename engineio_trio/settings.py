@@ -2,7 +2,11 @@
 
 import dataclasses
 import ipaddress
+import math
 from collections.abc import Sequence
+from typing import Any
+
+_KINDS: dict[Any, tuple[type, ...]] = {float: (float, int), int: (int,), bool: (bool,)}  # bool is no number here
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -11,7 +15,7 @@ class Settings:
 
     `cors_origins` is `"*"`, or a list of origins such as `"https://app.example"`; the default allows pages of the same
     host and programs that send no Origin. `trusted_proxies` lists the addresses or networks whose `X-Forwarded-For` is
-    believed. Raises ValueError naming the field and the range when a value makes no sense.
+    believed. Raises ValueError naming the field and the range when a value makes no sense, TypeError when it is none.
     """
 
     ping_interval: float = 25.0  # as engine.io
@@ -41,13 +45,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in (float, int, "float", "int") and not value > 0:
-                raise ValueError(f"Settings.{field.name} must be more than 0, not {value!r}")
+            value, kinds = getattr(self, field.name), _KINDS.get(field.type)
+            if field.type is int and type(value) is float and value.is_integer():  # 1e6 is a number of bytes, too
+                object.__setattr__(self, field.name, value := int(value))
+            if kinds is not None and type(value) not in kinds:
+                raise TypeError(f"Settings.{field.name} must be of type {kinds[0].__name__}, not {value!r}")
+            if kinds is not None and bool not in kinds and not 0 < value < math.inf:
+                raise ValueError(f"Settings.{field.name} must be more than 0 and finite, not {value!r}")
         if self.cors_origins == "*" and self.cors_credentials:
             raise ValueError('Settings.cors_origins "*" cannot go with cors_credentials: name the origins')
         if isinstance(self.cors_origins, str) and self.cors_origins != "*":
             raise ValueError('Settings.cors_origins must be "*" or a list of origins')
+        if isinstance(self.trusted_proxies, str):
+            raise ValueError("Settings.trusted_proxies must be a list of addresses or networks, not one text")
         for proxy in self.trusted_proxies:
             try:
                 ipaddress.ip_network(proxy, strict=False)
