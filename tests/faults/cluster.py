@@ -50,6 +50,7 @@ class Node:
         self._proxy = proxy
         self._daemon: Daemon | None = None
         self._gone = trio.Event()
+        self._code = 0
 
     @property
     def daemon(self) -> Daemon:
@@ -82,7 +83,7 @@ class Node:
         try:
             async with self.deployment.running("--node", self.name, **variables) as self._daemon:
                 task_status.started()
-                await self._daemon.ended(within=math.inf)
+                self._code = await self._daemon.ended(within=math.inf)
         finally:
             self._daemon = None
             self._gone.set()
@@ -105,10 +106,11 @@ class Node:
 
         await until(is_ready)
 
-    async def gone(self, *, within: float) -> None:
-        """Wait until its process has ended by itself."""
+    async def gone(self, *, within: float) -> int:
+        """Wait until its process has ended by itself; the exit code."""
         with trio.fail_after(within):
             await self._gone.wait()
+        return self._code
 
 
 class Fleet:

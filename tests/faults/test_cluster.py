@@ -51,15 +51,15 @@ async def test_every_promise_is_kept(tmp_path: Path) -> None:
     async with cluster(tmp_path, "--appendfsync", "always") as fleet:
         one, _ = await fleet.add("n1"), await fleet.add("n2")
         async with simulated(fleet, SEED) as stage:
-            await stage.history.grows(800)
+            await stage.history.grows(500)
             await kill(one, stage)
-            await stage.history.grows(200)
+            await stage.history.grows(150)
             fleet.redis.kill()
             await trio.sleep(1.0)
             fleet.redis.start()
-            await stage.history.grows(600)
+            await stage.history.grows(300)
             await start(one, stage)
-            await stage.history.grows(600)
+            await stage.history.grows(300)
         assert_worthwhile(stage)
         assert {entry["node"] for entry in fleet.stream("status")} == {"n1", "n2"}
 
@@ -178,11 +178,10 @@ async def test_f06_replies_are_lost_again_and_again(fleet: Fleet) -> None:
     nodes = [await fleet.add(name, behind_proxy=True) for name in ("n1", "n2")]
     async with simulated(fleet, SEED) as stage:
         rng = random.Random(SEED + 1)
-        for _ in range(25):
-            for node in nodes:
-                node.proxy.cut_after(rng.randrange(1, 4_000))
-            await stage.history.grows(40)
-    assert sum(node.proxy.cuts for node in nodes) >= 25
+        for _ in range(20):
+            rng.choice(nodes).proxy.cut_after(rng.randrange(1, 4_000))
+            await stage.history.grows(50)
+    assert sum(node.proxy.cuts for node in nodes) >= 15
     assert_worthwhile(stage)
 
 
@@ -192,9 +191,9 @@ async def test_f16_pushes_during_a_storm_of_takeovers(fleet: Fleet) -> None:
     for name in ("n1", "n2"):
         await fleet.add(name)
     async with simulated(fleet, SEED, {"d0": 5, "d1": 5}, longest=0.3) as stage:
-        await stage.history.grows(2_500)
+        await stage.history.grows(1_500)
     events = [entry["event"] for entry in fleet.stream("status")]
-    assert events.count("takeover") > 50
+    assert events.count("takeover") > 30
     assert_worthwhile(stage)
 
 
@@ -202,7 +201,7 @@ async def test_f16_pushes_during_a_storm_of_takeovers(fleet: Fleet) -> None:
 async def test_f18_killed_at_each_failpoint(fleet: Fleet) -> None:
     """Between any two side effects of login, deliver, ack, uplink, logout and ingest; the other node goes on."""
     one, _ = await fleet.add("n1"), await fleet.add("n2")
-    async with simulated(fleet, SEED, longest=1.0) as stage:
+    async with simulated(fleet, SEED, {"d0": 2, "d1": 1, "d2": 1}, longest=1.0) as stage:
         await kill(one, stage)
         for name in FAILPOINTS:
             reconcile = name == "ingest.reconcile.dealt"
@@ -230,7 +229,7 @@ async def test_f25_nodes_are_restarted_one_after_the_other(fleet: Fleet) -> None
     """I4, I8: SIGTERM and again, each node in turn, under load: no binding is left, nobody is lost with a node."""
     nodes = [await fleet.add(name) for name in ("n1", "n2")]
     async with simulated(fleet, SEED) as stage:
-        for node in nodes * 2:
+        for node in (*nodes, nodes[0]):
             await stage.history.grows(100)
             await stop(node, stage)
             await start(node, stage)
