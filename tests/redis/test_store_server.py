@@ -70,6 +70,18 @@ async def test_after_flushall_nodes_notice_and_devices_come_back_with_greater_ep
         assert redis.ask("HGET", "pushd:meta", "partitions") == "1"
 
 
+async def test_a_node_that_is_not_known_any_more_leaves_its_old_bindings_to_the_sweep(redis: Server) -> None:
+    """I4: the list of nodes was lost, the bindings were not: each ends once, and not by its old node."""
+    async with peer(redis.url, "n1") as one, peer(redis.url, "n2", deployment=CALM) as two:
+        old = await one.bind("d", "c1")
+        redis.ask("DEL", "pushd:nodes")
+        await until(lambda: lost(one))
+        assert not await again(lambda: one.store.logout("d", old, "late"))
+        assert await until(two.store.sweep) == 1
+        assert (await status(two))[-1] == ("d", "offline", str(old), "node lost")
+        check_status(await status(two), set())
+
+
 async def again_bound(node: Peer) -> int:
     """Its epoch, as soon as the node has its new lease."""
     return await again(lambda: node.bind("d", "c2"))
@@ -101,7 +113,8 @@ async def test_a_full_server_refuses_whole_what_grows_and_lets_the_rest_go_on(re
                 await act()
         assert await snapshot(one) == before, "nothing of it is there"
         assert await one.store.beat([("d", epoch), ("new", 1)]) == ["new"]
-        messages = await one.store.fetch("d", epoch, 0, 10)
+        messages = await one.store.fetch("d", epoch, 0, 1)
+        messages += await one.store.fetch("d", epoch, messages[0].seq, 10)
         assert [message.id for message in messages] == ["p1", "p2"]
         await one.store.ack("d", epoch, [message.seq for message in messages], ReceiptState.ACKED)
         assert await one.store.logout("leaving", leaving, "bye")
@@ -170,7 +183,7 @@ async def test_with_wait_replicas_a_write_counts_only_when_a_replica_has_it() ->
         async with proxied(("127.0.0.1", primary.port)) as link:
             replica.ask("REPLICAOF", "127.0.0.1", str(link.port))
             await eventually(lambda: replica.info("replication")["master_link_status"] == "up")
-            async with peer(primary.url, deployment=confirmed) as one:
+            async with peer(primary.url, deployment=confirmed) as one, peer(primary.url, deployment=confirmed) as two:
                 epoch = await one.bind("d", "c1")
                 await one.store.enqueue(push("p"), ["d"])
                 await one.store.uplink("d", epoch, "c1", "u1", "event", "1")
@@ -178,6 +191,9 @@ async def test_with_wait_replicas_a_write_counts_only_when_a_replica_has_it() ->
                 link.black_hole = True
                 for act in (
                     lambda: one.store.enqueue(push("q"), ["d"]),
+                    lambda: two.store.enqueue(
+                        push("q"), ["d"]
+                    ),  # stored already, but not confirmed; a fresh connection
                     lambda: one.store.login("e", "c1", []),
                     lambda: one.store.uplink("d", epoch, "c1", "u2", "event", "1"),
                     lambda: one.store.uplink("d", epoch, "c1", "u2", "event", "1"),

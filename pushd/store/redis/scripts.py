@@ -43,13 +43,19 @@ def _read(name: str) -> str:
 class Runner:
     """Runs scripts. `clock` gives Unix seconds in place of the server's time; only tests have one.
 
-    Writes that must not be lost with a primary are confirmed by so many `replicas`, if any.
+    Writes that must not be lost with a primary are confirmed by so many `replicas`, if any. `channel` is one of ours
+    that nobody listens to.
     """
 
-    def __init__(self, client: Client, clock: Callable[[], float] | None, replicas: int) -> None:
+    def __init__(self, client: Client, clock: Callable[[], float] | None, replicas: int, channel: str) -> None:
         self._client = client
         self._clock = clock
-        self._wait: Command = ("WAIT", replicas, round(REPLICATED_WITHIN * 1_000))
+        # WAIT is about what its own connection has written. A call that is repeated may write nothing, though what it
+        # wrote the first time, on another connection, is not confirmed yet; a message goes to the replicas always.
+        self._confirm: tuple[Command, ...] = (
+            ("PUBLISH", channel, ""),
+            ("WAIT", replicas, round(REPLICATED_WITHIN * 1_000)),
+        )
         self._replicas = replicas
 
     async def run(self, script: Script, keys: Sequence[str], *args: Argument) -> Reply:
@@ -61,18 +67,25 @@ class Runner:
             return await self._client.execute(keys[0], b"EVAL", script.source, *call)
 
     async def run_confirmed(self, script: Script, keys: Sequence[str], *args: Argument) -> Reply:
-        """As `run`; the replicas have it. Raises StoreUnavailable also if too few of them say so: then it is done."""
+        """As `run`; the replicas have it. Raises StoreUnavailable also if too few of them say so: then it is done.
+
+        It has a connection of its own, which WAIT holds back: a replica that is away does not stop acknowledgements,
+        heartbeats and leases.
+        """
         if not self._replicas:
             return await self.run(script, keys, *args)
         call = (len(keys), *keys, self._time(), *args)
-        reply, copies = await self._client.pipeline(keys[0], [(b"EVALSHA", script.sha, *call), self._wait])
+        reply, _, copies = await self._written(keys[0], (b"EVALSHA", script.sha, *call))
         if isinstance(reply, NoScriptError):
-            reply, copies = await self._client.pipeline(keys[0], [(b"EVAL", script.source, *call), self._wait])
+            reply, _, copies = await self._written(keys[0], (b"EVAL", script.source, *call))
         if isinstance(reply, ResponseError):
             raise reply
         if copies < self._replicas:
             raise StoreUnavailable(f"{copies} of {self._replicas} replicas have confirmed a write in time")
         return reply
+
+    async def _written(self, key: str, command: Command) -> list[Reply]:
+        return await self._client.blocking_pipeline(key, (command, *self._confirm), timeout=REPLICATED_WITHIN)
 
     async def now(self, key: str) -> float:
         """Unix seconds, by the clock of the server that has the key."""

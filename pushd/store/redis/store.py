@@ -57,7 +57,7 @@ async def open_redis(
     async with open_client(address, patience=0) as servers:
         client = LateClient(servers)
         keys = Keys(deployment.prefix, deployment.partitions)
-        runner = Runner(client, clock, deployment.wait_replicas)
+        runner = Runner(client, clock, deployment.wait_replicas, keys.channels)
         lease = Lease(runner, keys, node, deployment.lease, deployment.refresh)
         together = address.kind is not Kind.CLUSTER or deployment.partitions == 1
         context = Context(client, runner, keys, lease, control, limits, Tally(), together)

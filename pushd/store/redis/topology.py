@@ -57,13 +57,20 @@ class Client:
         Raises as `execute`; also StoreUnavailable if too many such commands are under way.
         """
 
-        async def send(link: Link, commands: Sequence[Command]) -> list[Reply]:
-            return await link.block(commands, timeout)
-
-        [reply] = await self._arrangement.execute(slot_key, (args,), send)
+        [reply] = await self.blocking_pipeline(slot_key, (args,), timeout=timeout)
         if isinstance(reply, ResponseError):
             raise reply
         return reply
+
+    async def blocking_pipeline(
+        self, slot_key: str, commands: Sequence[Command], *, timeout: float
+    ) -> list[Reply | ResponseError]:
+        """As `pipeline`, on a connection of its own, which nobody else's commands share meanwhile; see `blocking`."""
+
+        async def send(link: Link, commands: Sequence[Command]) -> list[Reply]:
+            return await link.block(commands, timeout)
+
+        return await self._arrangement.execute(slot_key, commands, send)
 
     @asynccontextmanager
     async def subscribe(self, *channels: str) -> AsyncIterator[Subscription]:
