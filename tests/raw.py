@@ -78,6 +78,11 @@ class Answer:
     body: bytes
 
     @property
+    def text(self) -> str:
+        """The body, decoded."""
+        return self.body.decode()
+
+    @property
     def json(self) -> Any:
         """The body, which must be JSON."""
         assert self.headers["content-type"] == "application/json"
@@ -113,14 +118,16 @@ class Raw:
     async def exactly(self, size: int) -> bytes:
         """The next `size` bytes."""
         while len(self.rest) < size:
-            assert await self.more(), f"the stream ended after {self.rest!r}"
+            if not await self.more():
+                raise EOFError(f"the stream ended after {self.rest!r}")
         data, self.rest = self.rest[:size], self.rest[size:]
         return data
 
     async def answer(self, method: str = "GET") -> Answer:
-        """The next HTTP answer, parsed by h11, so that it is known to be correct HTTP."""
+        """The next HTTP answer, or the head of a 101, parsed by h11, so that it is known to be correct HTTP."""
         parser = h11.Connection(h11.CLIENT)
-        parser.send(h11.Request(method=method, target="/", headers=[("Host", HOST)]))
+        headers = [("Host", HOST), ("Connection", "Upgrade"), ("Upgrade", "websocket")]  # so that a 101 may come
+        parser.send(h11.Request(method=method, target="/", headers=headers))
         parser.send(h11.EndOfMessage())
         if self.rest:  # to h11, no bytes are the end
             parser.receive_data(self.rest)
@@ -130,16 +137,22 @@ class Raw:
             event = parser.next_event()
             if event is h11.NEED_DATA:
                 parser.receive_data(bytes(await self.stream.receive_some(65_536)))
+            elif isinstance(event, h11.InformationalResponse):
+                head = event
+                if head.status_code == 101:
+                    break
             elif isinstance(event, h11.Response):
                 head = event
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage):
                 break
+            else:
+                raise EOFError(f"the stream ended before an answer ({event!r})")
         assert head is not None
         self.rest = bytes(parser.trailing_data[0])
-        headers = {name.decode(): value.decode() for name, value in head.headers}
-        return Answer(head.status_code, headers, bytes(body))
+        named = {name.decode(): value.decode() for name, value in head.headers}
+        return Answer(head.status_code, named, bytes(body))
 
     async def ends(self) -> None:
         """Assert that nothing more comes but the end."""
@@ -226,11 +239,8 @@ class Wire:
     @classmethod
     async def open(cls, raw: Raw, target: str | None = None, headers: Mapping[str, str] | None = None) -> "Wire":
         """The handshake, which must succeed, up to the 101."""
-        await raw.send(request("GET", target or websocket_target(), {**UPGRADE, **(headers or {})}))
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += await raw.exactly(1)
-        assert head.startswith(b"HTTP/1.1 101 "), head
+        answer = await raw.request("GET", target or websocket_target(), {**UPGRADE, **(headers or {})})
+        assert answer.status == 101, answer
         return cls(raw)
 
     @classmethod

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import trio
 
+from tests.raw import Answer
 from tests.wire import raw
 from tests.wire.matching import Names
 from tests.wire.raw import PATIENCE
@@ -153,19 +154,18 @@ class _Replay:
     def _was_cut(self, session: str) -> bool:
         return self._cut_poll(session) is not None
 
-    async def _exchange(self, step: Step) -> raw.Response:
+    async def _exchange(self, step: Step) -> Answer:
         """Send a request on a connection of its own; gives the response."""
         return await raw.request(self._port, step["method"], self._target(step), step["headers"], _body(step))
 
     async def _abandon(self, step: Step) -> None:
         """Send a request and hang up, as a lost network would."""
-        async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
-            await raw.send_request(stream, step["method"], self._target(step), step["headers"])
+        await raw.abandon(self._port, self._target(step), step["headers"])
 
     def _target(self, step: Step) -> str:
         return self._names.fill(step["target"].replace("$T", secrets.token_urlsafe(6)))
 
-    def _compare_heads(self, steps: list[Step], response: raw.Response) -> None:
+    def _compare_heads(self, steps: list[Step], response: Answer) -> None:
         """Status and headers; see the allowed differences above."""
         request, recorded = steps[0], next(step for step in steps if step["from"] == "server")
         assert response.status == recorded["status"], f"{request}: status {response.status}"
@@ -189,7 +189,7 @@ class _Replay:
             raw.open_websocket(self._port, self._target(steps[0]), steps[0]["headers"]) as websocket,
             trio.open_nursery() as nursery,
         ):
-            self._compare_heads(steps, websocket.response)
+            self._compare_heads(steps, websocket.answer)
             nursery.start_soon(self._listen, _channel(steps), websocket)
             await self._speak(steps, websocket)
             if _is_cut(steps):

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from engineio_trio import EngineServer, Session, Settings
-from tests.wire.raw import Closed, Refused, Response, WebSocket, open_websocket, request
+from tests.raw import Answer
+from tests.wire.raw import Closed, Refused, WebSocket, open_websocket, request
 from tests.wire.twin import serving
 
 POLLING = "/engine.io/?EIO=4&transport=polling"
@@ -127,7 +128,7 @@ class TestMessageByPolling:
 
     async def test_closes_the_session_upon_duplicate_polls(self, port: int) -> None:
         target = await open_polling(port)
-        answers: list[Response] = []
+        answers: list[Answer] = []
 
         async def ask() -> None:
             answers.append(await request(port, "GET", target))
