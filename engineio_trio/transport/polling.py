@@ -63,6 +63,7 @@ class PollingTransport:
         self._offer = Offer.NONE
         self._batch: Sequence[Encoded] = ()
         self._polling = False
+        self._answering = False  # that GET's answer is being written
         self._posted: Sequence[Packet] | None = None
         self._posting = False
 
@@ -154,6 +155,8 @@ class PollingTransport:
         Raises Overlap, or SessionOver when there is no session to speak for any more. If `answer` raises or is
         cancelled the batch is lost: the caller ends the session then, if this transport is `vital`.
         """
+        while self._answering:  # through a proxy the next GET may come before we know that this one is out
+            await self._lot.park()
         if self._polling:
             raise Overlap
         if self._phase is Phase.ENDED:
@@ -161,11 +164,13 @@ class PollingTransport:
         self._polling = True
         try:
             batch = await self._next_batch()
+            self._answering = True
             await answer(self._render(batch))
             self._offer = Offer.NONE if self._offer is Offer.TAKEN else self._offer
             self._lot.unpark_all()
         finally:
-            self._polling = False
+            self._polling = self._answering = False
+            self._lot.unpark_all()
 
     async def _next_batch(self) -> Sequence[Encoded]:
         while self._offer is not Offer.WAITING:

@@ -66,7 +66,7 @@ async def _listens(port: int) -> bool:
     return True
 
 
-TRANSPORTS = [["websocket"]]
+TRANSPORTS = [["polling"], ["polling", "websocket"], ["websocket"]]
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS, ids="-".join)
