@@ -68,7 +68,7 @@ class Lease:
     async def take(self) -> None:
         """Begin the incarnation. Raises StoreUnavailable; may be repeated."""
         await self._renew(first=1)
-        log.info("this node is %s", self.incarnation)
+        log.debug("this node is %s", self.incarnation)
 
     async def keep(self) -> None:
         """Renew the lease as long as the incarnation lives; returns when it is over."""

@@ -293,7 +293,7 @@ class Link:
         if asking.cancelled_caught or self.endpoint is None:
             raise StoreUnavailable(f"nobody says within {self.timeout:g} s where the primary is")
         wire = await open_wire(nursery, self.endpoint, self._access, self.timeout, self._part)
-        log.info("%s: connected", self)
+        log.debug("%s: connected", self)
         self._turn(wire)
         try:
             await wire.ended.wait()
