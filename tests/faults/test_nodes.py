@@ -84,7 +84,8 @@ async def test_services_need_not_know_where_a_device_is(fleet: Fleet) -> None:
 
 async def test_a_device_that_moves_is_taken_over(fleet: Fleet) -> None:
     """I2, I3: the old node is told at once, and what was not acknowledged comes again at the new one."""
-    one, two = await fleet.add("n1"), await fleet.add("n2")
+    seldom = {"interval": 30.0, "stale_after": 60.0}  # so that it is not the heartbeat that finds out
+    one, two = await fleet.add("n1", heartbeat=seldom), await fleet.add("n2")
     async with phone(one, "d1", acks=False) as old:
         await two.daemon.push("device:d1", 1, id="p1")
         await old.has("p1")
@@ -131,6 +132,7 @@ async def test_f09_a_node_that_was_stopped_changes_nothing_when_it_wakes(fleet: 
         for each in old:  # what it finds in its sockets when it wakes
             each.socket.emit("late", 1)
             each.waiting.pop().ack()
+            await two.daemon.push(f"device:{each.device}", 1, id="too late", qos=0)
         async with phones(two, moved, acks=False) as new:
             for each in new:
                 await each.got(f"p-{each.device}")
@@ -138,6 +140,7 @@ async def test_f09_a_node_that_was_stopped_changes_nothing_when_it_wakes(fleet: 
             one.daemon.signal(signal.SIGCONT)
             for each in old:
                 await each.closed()
+                assert each.ids == [f"p-{each.device}"]
             assert not [entry for entry in fleet.stream("uplink") if entry["event"] == "late"]
             assert not [entry for entry in fleet.stream("receipt") if entry["state"] == "acked"]
             for device in moved:

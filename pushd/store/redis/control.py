@@ -9,6 +9,7 @@ import trio
 
 from pushd.model import Message
 from pushd.store.base import Control
+from pushd.store.redis.lease import Lease
 from pushd.store.redis.pubsub import Gap
 from pushd.store.redis.topology import Client
 
@@ -38,9 +39,10 @@ def tell(notice: Callable[..., T], *args: object) -> T | None:
 class Listener:
     """Hears what concerns this node, and passes it on."""
 
-    def __init__(self, client: Client, control: Control) -> None:
+    def __init__(self, client: Client, control: Control, lease: Lease) -> None:
         self._client = client
         self._control = control
+        self._lease = lease
 
     async def run(self, channel: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, for ever; `started` when the channel is heard. After a gap all devices look at their inboxes.
@@ -68,6 +70,8 @@ class Listener:
             epoch, reason, by = rest.split(SEPARATOR, 2)
             tell(self._control.kick, name, int(epoch), reason.decode(), by.decode())
         elif kind == b"cast":
+            if not self._lease.valid:
+                return  # heard after a long sleep: the device may be elsewhere
             id, event, text = _decode(rest)
             tell(self._control.cast, name, Message(0, id, event, text, redelivered=False))
         else:

@@ -156,7 +156,7 @@ class RedisStore:
         """One incarnation; returns when its lease is lost."""
         lease = self._context.lease
         async with trio.open_nursery() as nursery:
-            listener = Listener(self._context.client, self._context.control)
+            listener = Listener(self._context.client, self._context.control, lease)
             await nursery.start(listener.run, self._context.keys.channels + lease.incarnation)
             await begin()
             for group in self._groups.values():
