@@ -272,7 +272,8 @@ def assert_worthwhile(stage: Stage) -> None:
     """The run has had what it was to be checked with."""
     whats = [record["what"] for record in stage.history.records]
     assert any(record.get("redelivered") for record in stage.history.records)
-    assert min(whats.count(what) for what in ("accepted", "appended", "received", "acking", "heard", "connected")) > 20
+    counts = {what: whats.count(what) for what in ("accepted", "appended", "received", "acking", "heard", "connected")}
+    assert min(counts.values()) > 5, counts
 
 
 # Faults, noted in the history.
