@@ -145,7 +145,7 @@ class Nodes:
         return any(start <= epoch.end and epoch.start <= end for start, end in self._away[epoch.node])
 
     def stopped(self, epoch: Epoch) -> bool:
-        """Whether its node was told to stop in this epoch, or just before: it may have let the device in all the same."""
+        """Whether its node was told to stop in this epoch, or just before, and let the device in all the same."""
         return any(epoch.start - NOTICE <= stop <= epoch.end + CLOCK for stop in self._stops[epoch.node])
 
 
