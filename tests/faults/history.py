@@ -7,14 +7,20 @@ What is done is noted before it is done, what is learned after it was learned: s
 arrived, and what was noted as `accepted` surely was.
 """
 
+import contextlib
 import json
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from tests.patience import PATIENCE
+
 Record = dict[str, Any]
+
+TURN = 0.1  # seconds between two looks at the clock
 
 
 class History:
@@ -23,6 +29,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[Record] = []
+        self.late = 0.0  # seconds by which this process, at the worst, noticed later than it could have
         self._file = path.open("w")
         self._more = trio.Event()
 
@@ -35,11 +42,36 @@ class History:
         self._more = trio.Event()
 
     async def grows(self, by: int) -> None:
-        """Return when so many more things have happened."""
+        """Return when so many more things have happened, however slowly; fail when nothing happens any more."""
         until = len(self.records) + by
         while len(self.records) < until:
-            await self._more.wait()
+            with trio.move_on_after(PATIENCE) as silence:
+                await self._more.wait()
+            last = self.records[-9:]
+            assert not silence.cancelled_caught, f"nothing has happened for {PATIENCE:g} s, the last: {last}"
+
+    async def has(self, worth: Callable[[list[Record]], bool]) -> None:
+        """Return when what has happened is worth judging; fail as `grows` does."""
+        while not worth(self.records):
+            await self.grows(1)
+
+    async def watch(self) -> None:
+        """Find out how late this process is, for ever. That excuses a witness, and no daemon."""
+        while True:
+            due = trio.current_time() + TURN
+            await trio.sleep_until(due)
+            self.late = max(self.late, trio.current_time() - due)
 
     def close(self) -> None:
         """The run is over: the file is whole."""
         self._file.close()
+
+
+@contextlib.asynccontextmanager
+async def recording(path: Path) -> AsyncIterator[History]:
+    """A history, written to `path`, as long as the block lasts."""
+    with contextlib.closing(History(path)) as history:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(history.watch)
+            yield history
+            nursery.cancel_scope.cancel()

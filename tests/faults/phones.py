@@ -9,7 +9,7 @@ import trio
 from engineio_trio import CloseReason
 from engineio_trio.client import ClientSocket, Event, connect
 from tests.faults.cluster import Node, query_of
-from tests.faults.processes import PATIENCE
+from tests.patience import PATIENCE
 
 
 class Phone:

@@ -21,10 +21,10 @@ import httpx
 import trio
 
 from pushd.failpoint import VARIABLE
+from tests.patience import PATIENCE
 
 T = TypeVar("T")
 
-PATIENCE = 20.0  # seconds for another process on a busy machine
 LOOK = 0.02  # seconds between two looks at another process
 PAGE = 1_000
 SHOWN = 50  # lines of each process's log

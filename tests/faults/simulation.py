@@ -9,6 +9,7 @@ outcome.
 import dataclasses
 import json
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,12 @@ import trio
 
 from engineio_trio import AckTimeout, ConnectRefused, Disconnected, HandshakeRefused, RemoteProtocolError
 from engineio_trio.client import ClientSocket, Event, connect
-from tests.faults.history import History
+from tests.faults.history import History, Record
 
 TRANSPORTS: tuple[tuple[str, ...], ...] = (("websocket",), ("polling", "websocket"), ("polling",))
 AWAY = (OSError, Disconnected, HandshakeRefused, ConnectRefused, RemoteProtocolError)
 PAUSE = 0.2  # seconds, at most, before the next try
+WORTH = ("accepted", "appended", "received", "acking", "heard", "connected")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,6 +138,12 @@ class Program:
 
     def _note(self, what: str, socket: ClientSocket, **more: Any) -> None:
         self.stage.history.note(self.name, what, device=self.device, conn=socket.id, **more)
+
+
+def worthwhile(records: Sequence[Record]) -> bool:
+    """Whether a run has had what it is to be checked with."""
+    counts = Counter(record["what"] for record in records)
+    return min(counts[what] for what in WORTH) > 5 and any(record.get("redelivered") for record in records)
 
 
 Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]  # a push -> what came of it; None: unknown

@@ -18,9 +18,10 @@ import pushd
 from pushd.failpoint import EXIT_CODE, VARIABLE
 from pushd.model import Stream
 from tests.faults.checker import Evidence, check
-from tests.faults.history import History
+from tests.faults.history import recording
 from tests.faults.processes import Daemon, Deployment, asking, until
-from tests.faults.simulation import Door, Producer, Program, Stage, by_http, by_stream_over_http
+from tests.faults.simulation import Door, Producer, Program, Stage, by_http, by_stream_over_http, worthwhile
+from tests.patience import PATIENCE
 from tests.pushd.node_support import SECRET, token
 
 # A request that dies with the daemon leaves httpx's generators to the garbage collector.
@@ -69,8 +70,7 @@ def query_of(device: str) -> dict[str, str]:
 async def simulated(deployment: Deployment, folder: Path, seed: int) -> AsyncIterator[Stage]:
     """Devices and producers around a daemon that comes and goes; at the end of the block all must be as promised."""
     print(f"seed {seed}, history {folder / 'history.jsonl'}")
-    history = History(folder / "history.jsonl")
-    with contextlib.closing(history):
+    async with recording(folder / "history.jsonl") as history:
         async with deployment.running() as daemon:  # so that the addresses are known
             doors = [Door(daemon.url, f"http://{daemon.admin}")]
             stage = Stage(doors, history, random.Random(seed))
@@ -89,10 +89,14 @@ async def simulated(deployment: Deployment, folder: Path, seed: int) -> AsyncIte
 
 
 async def conclude(deployment: Deployment, stage: Stage) -> None:
-    """Let everything come to rest, and check; then kill once more, and check that nobody stays who is not there."""
+    """When enough has happened, let everything come to rest, and check.
+
+    Then kill once more, and check that nobody stays who is not there.
+    """
     async with deployment.running() as daemon:
+        await stage.history.has(worthwhile)
         stage.drain.set()
-        await until(lambda: at_rest(daemon, online=len(DEVICES)), within=60)
+        await until(lambda: at_rest(daemon, online=len(DEVICES)), within=3 * PATIENCE)
         await check_evidence(daemon, stage)
         stage.over.set()
         await ends(daemon, stage, "SIGKILL")
@@ -110,7 +114,7 @@ async def at_rest(daemon: Daemon, online: int) -> bool:
 async def check_evidence(daemon: Daemon, stage: Stage) -> None:
     streams = {name: await daemon.stream(name) for name in ("status", "receipt", "uplink", "push", "dead")}
     devices = (await daemon.get("/v1/devices", limit=1_000))["devices"]
-    violations = check(Evidence(list(stage.history.records), streams, devices))
+    violations = check(Evidence(list(stage.history.records), streams, devices, stage.history.late))
     assert not violations, "\n".join(violations[:20])
 
 
@@ -126,7 +130,7 @@ async def ends(daemon: Daemon, stage: Stage, how: str) -> None:
     stage.history.note(NODE, "ended", how=how)
 
 
-@pytest.mark.timeout(SOAK + 120)
+@pytest.mark.timeout(SOAK + 600)
 async def test_nothing_is_lost_whenever_the_daemon_ends(tmp_path: Path) -> None:
     """I1, I2, I3, I4, I7, I8: pushed while away and live, acknowledged or not, taken over, killed, and again."""
     deployment = deployment_in(tmp_path)
@@ -146,26 +150,17 @@ async def test_nothing_is_lost_whenever_the_daemon_ends(tmp_path: Path) -> None:
                     await stage.history.grows(rng.randrange(1, 400))
                 if how:
                     await ends(daemon, stage, how)
-    assert_worthwhile(stage)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 async def test_nothing_is_lost_at_any_failpoint(tmp_path: Path) -> None:
     """F18: between any two side effects, one after the other on the same file."""
     deployment = deployment_in(tmp_path)
     async with simulated(deployment, tmp_path, SEED) as stage:
         for name in FAILPOINTS:
             reconcile = name == "ingest.reconcile.dealt"
-            async with deployment.running(**{VARIABLE: f"{name}:exit:{1 if reconcile else 10}"}) as daemon:
+            async with deployment.running(**{VARIABLE: f"{name}:exit:{1 if reconcile else 5}"}) as daemon:
                 stage.history.note(NODE, "started", how=name)
                 if reconcile:
                     await daemon.append("reconcile", id="r1", devices='["d0"]')
                 await ends(daemon, stage, name)
-    assert_worthwhile(stage)
-
-
-def assert_worthwhile(stage: Stage) -> None:
-    """The run has had what it was to be checked with."""
-    whats = [record["what"] for record in stage.history.records]
-    assert any(record.get("redelivered") for record in stage.history.records)
-    assert min(whats.count(what) for what in ("accepted", "appended", "received", "acking", "heard", "connected")) > 5

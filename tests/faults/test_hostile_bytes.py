@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from engineio_trio import Settings, SocketServer
+from tests.patience import PATIENCE
 from tests.raw import UPGRADE, Raw, Wire, closing, frame, polling, request, text, websocket_target
 
 HOSTILE = ["Host", "Connection", "Upgrade", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol", "Sec-WebSocket-Key",
@@ -52,16 +53,15 @@ class Target:
 
 @asynccontextmanager
 async def target() -> AsyncIterator[Target]:
-    short = Settings(request_timeout=0.5, body_timeout=0.5, connect_timeout=1, close_timeout=0.5, max_payload=10_000)
-    server = SocketServer(short)
+    settings = Settings(connect_timeout=2, max_payload=10_000)  # so that a session that nobody joins ends soon
+    server = SocketServer(settings)
     server.on("echo")(lambda socket, number: socket.emit("echo", number))
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(partial(server.serve, "127.0.0.1", 0))
         good = await Wire.joined(Raw(await trio.open_tcp_stream(*address)))
-        with trio.fail_after(40):
-            yield Target(address, good)
+        yield Target(address, good)
         await good.aclose()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while server.connections or server._streams:  # noqa: ASYNC110 - nobody tells a test
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -12,14 +12,15 @@ import trio
 from engineio_trio import CloseReason, HandshakeRefused
 from tests.faults.cluster import LEASE, PREFIX, Fleet, Node, cluster, query_of
 from tests.faults.phones import Phone, phone, phones
-from tests.faults.processes import PATIENCE, asking, until
+from tests.faults.processes import asking, until
+from tests.patience import PATIENCE
 from tests.redis.servers import watched
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator 'httpx:ResourceWarning", "ignore:Async generator 'httpcore:ResourceWarning"
 )
 
-LAG = 0.3  # seconds that the event loop may be late on a busy machine
+STOP = 5.0  # seconds
 
 
 @pytest.fixture
@@ -69,10 +70,11 @@ async def test_f01_a_node_begins_without_redis(fleet: Fleet) -> None:
     assert not await pushed(node, "d1", "p0")
     assert (await node.daemon.metrics())["pushd_store_up"] == 0
     await trio.sleep(1.0)
-    fleet.redis.start()
     begun = time.monotonic()
+    fleet.redis.start()
+    came = time.monotonic()
     await node.ready()
-    assert time.monotonic() - begun < 3.0, "2 s, and one more for a busy machine"
+    assert time.monotonic() - came < 2.0 + 10 * (came - begun), "2 s, on a machine where Redis starts at once"
     async with phone(node, "d1") as device:
         assert await pushed(node, "d1", "p1")
         await device.has("p1")
@@ -85,13 +87,13 @@ async def test_f01_a_redis_that_is_wrong_ends_the_node_whenever_it_comes(fleet: 
     fleet.redis.kill()
     node, other = await fleet.add("n1"), await fleet.add("n2", store={"prefix": "other"})
     fleet.redis.start("--maxmemory-policy", "allkeys-lru")
-    assert await other.gone(within=20) == 2
+    assert await other.gone() == 2
     assert "maxmemory-policy allkeys-lru" in other.deployment.log.read_text()
-    assert await node.gone(within=20) == 2
+    assert await node.gone() == 2
     fleet.redis.kill()
     await node.start()
     fleet.redis.start()
-    assert await node.gone(within=20) == 1
+    assert await node.gone() == 1
     assert "partitions = 4" in node.deployment.log.read_text()
     assert "Traceback" not in node.deployment.log.read_text()
 
@@ -99,7 +101,6 @@ async def test_f01_a_redis_that_is_wrong_ends_the_node_whenever_it_comes(fleet: 
 # ---- goes away ----
 
 
-@pytest.mark.timeout(90)
 async def test_f02_redis_dies_for_longer_than_leases_last(fleet: Fleet) -> None:
     """I1, I4, I7: nobody is disconnected or called offline; what was said meanwhile is stored in the end, in order."""
     one, two = await fleet.add("n1"), await fleet.add("n2")
@@ -230,7 +231,6 @@ async def test_f03_while_redis_loads_it_is_away(fleet: Fleet) -> None:
 # ---- fails over ----
 
 
-@pytest.mark.timeout(90)
 async def test_f04_a_replica_takes_over(tmp_path: Path) -> None:
     """I1, I2, I4, I7: with `wait_replicas` nothing accepted is lost; nobody is disconnected; epochs and seqs rise."""
     with watched(replicas=2) as group:
@@ -298,14 +298,14 @@ async def test_f05_a_slow_redis_makes_nobody_fall(fleet: Fleet) -> None:
     node = await fleet.add("n1", behind_proxy=True)
     async with phones(node, [f"d{n}" for n in range(5)]) as devices:
         node.proxy.delay = 0.4  # each way, and one piece after the other
-        before = node.proxy.connections
+        before, begun = node.proxy.connections, trio.current_time()
         async with trio.open_nursery() as nursery:
             for each in devices:
                 nursery.start_soon(each.socket.call, "said", each.device)
             await until(lambda: pushed(node, "d0", "p1"))
         await devices[0].has("p1")
-        assert (await node.daemon.metrics())["pushd_loop_lag_seconds"] < LAG
-        assert node.proxy.connections - before < 5
+        assert (await node.daemon.metrics())["pushd_loop_lag_seconds"] < node.proxy.delay
+        assert node.proxy.connections - before < 5 + trio.current_time() - begun, "at most one a second"
         node.proxy.delay = 0.0
         assert all(each.is_on for each in devices)
         assert await pushed(node, "d0", "p2")
@@ -323,10 +323,10 @@ async def test_f05_a_redis_that_stops_for_5_seconds(fleet: Fleet) -> None:
         async with trio.open_nursery() as nursery:
             for each in devices:
                 nursery.start_soon(each.socket.call, "said", each.device, name=each.device)
-            await trio.sleep(5.0)
+            await trio.sleep(STOP)
             for node in nodes:
                 lag = (await node.daemon.metrics())["pushd_loop_lag_seconds"]
-                assert lag < LAG
+                assert lag < STOP / 2, "the loop did not wait for Redis"
             fleet.redis.resume()
         assert int(fleet.redis.info("stats")["total_connections_received"]) - before < 60
         await trio.sleep(LEASE)

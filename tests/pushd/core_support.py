@@ -24,9 +24,8 @@ from pushd.model import Bound, Entry, Identity, Push, Receipt, Stream
 from pushd.node import Node
 from pushd.store import open_store
 from pushd.store.base import Limits, Store
+from tests.patience import PATIENCE
 from tests.pushd.stores import Clock
-
-PATIENCE = 10.0  # real seconds for something that happens at once unless it is broken
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 import trio_websocket
 
-PATIENCE = 10.0
+from tests.patience import PATIENCE
 
 
 class Refused(Exception):

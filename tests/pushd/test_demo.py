@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.patience import PATIENCE
+
 COMMAND = [sys.executable, "-m", "pushd.demo", "--pace", "0.02"]
-PATIENCE = 40.0
 
 # What one turn has to show, each line anywhere: uplinks, pushes, receipts, what waited for a device, a takeover.
 SHOWN = [

@@ -8,7 +8,8 @@ import trio
 from pushd.errors import StoreUnavailable
 from pushd.store.redis.address import parse_address
 from pushd.store.redis.topology import Client, open_client
-from tests.redis.servers import PATIENCE, Server
+from tests.patience import PATIENCE
+from tests.redis.servers import Server
 
 WRITERS = 20
 

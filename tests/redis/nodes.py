@@ -10,8 +10,8 @@ import trio
 from pushd.model import Bound, Stream
 from pushd.store.base import Deployment, Limits
 from pushd.store.redis.store import RedisStore, open_redis
+from tests.patience import PATIENCE
 from tests.pushd.stores import Node, told
-from tests.redis.servers import PATIENCE
 
 BRISK = Deployment(lease=0.6, refresh=0.15)  # real seconds
 

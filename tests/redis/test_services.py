@@ -10,8 +10,9 @@ import trio
 
 from engineio_trio.client import ClientSocket, connect
 from tests.faults.processes import Deployment
+from tests.patience import PATIENCE
 from tests.redis import servers
-from tests.redis.services import PATIENCE, ROOT, SUFFIXES, Service
+from tests.redis.services import ROOT, SUFFIXES, Service
 
 LANGUAGES = [pytest.param(name, marks=[pytest.mark.javascript] if name == "javascript" else []) for name in SUFFIXES]
 SMALL_IDLE = 0.5  # seconds

@@ -19,9 +19,9 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from tests.faults.processes import until
+from tests.patience import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PATIENCE = 30.0  # seconds; a browser's first start on a busy machine takes some
 MESSAGE_MAX = 16_000_000
 FLAGS = (
     "--headless",

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 import trio
 
+from tests.patience import PATIENCE
+
 JS = Path(__file__).parent / "js"
 OLDEST_NODE = 18
-PATIENCE = 10.0  # seconds to wait for a report: long for a busy machine, short for a person who waits for a red test
 
 Report = dict[str, Any]
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import trio
 
+from tests.patience import PATIENCE
 from tests.raw import UPGRADE, Answer, Raw, Wire, closing, frame
 from tests.raw import request as bytes_of_request
-
-PATIENCE = 10.0  # seconds for each wait on the server
 
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # for KEY: both are the example of RFC 6455 section 1.3
 TEXT, BINARY, CLOSE = 1, 2, 8

@@ -20,10 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import trio
 
+from tests.patience import PATIENCE
 from tests.raw import Answer
 from tests.wire import raw
 from tests.wire.matching import Names
-from tests.wire.raw import PATIENCE
 from tests.wire.transcript import CLOSE, NOOP, SEPARATOR, Step, Transcript, packets_of
 
 PROBE = "2probe"
