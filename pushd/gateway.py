@@ -31,6 +31,7 @@ from pushd.service import Service
 log = logging.getLogger(__name__)
 
 DEVICE: Final = "pushd.device"  # in a socket's data
+PACE: Final = 200.0  # devices a second that are sent away at the end, if there is time: they all come back elsewhere
 SETTLE: Final = 2.0  # seconds at the end for logouts that the store has not taken yet
 
 Address = tuple[str, int]
@@ -84,14 +85,16 @@ class Gateway:
     async def drain(self, patience: float) -> None:
         """End in good order, within `patience` seconds: nobody comes in, all devices are closed and logged out.
 
-        Clients see their transport close, not DISCONNECT, so they come back, elsewhere or later.
+        Clients see their transport close, not DISCONNECT, so they come back, elsewhere or later. Many are not closed
+        in one moment but over up to half of the time, or the nodes that are left would have them all at once.
         """
         self.service.set_ready(CloseReason.SHUTDOWN.value)
         self._admission.close()
         self._ingest.cancel()
         deadline = trio.current_time() + patience
+        grace = max(patience - 2 * SETTLE, 0.1)
         with trio.CancelScope(deadline=deadline - SETTLE):
-            await self.server.shutdown(grace=max(patience - 2 * SETTLE, 0.1))
+            await self.server.shutdown(grace, spread=min(grace / 2, self.server.connections / PACE))
         for holder in self._node.hub:
             holder.shut()
         self._draining.set()

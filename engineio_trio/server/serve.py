@@ -24,6 +24,7 @@ class Service:
         self._engine = engine
         self._stopping = trio.Event()
         self._stopped = trio.Event()
+        self._spread = 0.0  # seconds over which the end closes the connections
         self._serving = 0
         self._streams = 0
 
@@ -93,14 +94,17 @@ class Service:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
 
-    async def shutdown(self, grace: float = 5.0) -> None:
+    async def shutdown(self, grace: float = 5.0, *, spread: float = 0.0) -> None:
         """Stop accepting, close every connection with SHUTDOWN (clients come back elsewhere), return when all are gone.
 
-        After `grace` seconds those that are left are cut off.
+        The closing is spread evenly over `spread` seconds, so that not all clients come back in one moment. After
+        `grace` seconds in all, those that are left are cut off.
         """
         if not self._serving:
             return
-        self._stopping.set()
+        if not self._stopping.is_set():
+            self._spread = spread
+            self._stopping.set()
         with trio.move_on_after(grace):
             await self._stopped.wait()
             return
@@ -111,7 +115,10 @@ class Service:
     async def _close_all(self) -> None:
         self._engine.stopping = True
         connections = list(self._engine.sessions.values())
-        for connection in connections:
+        began = trio.current_time()
+        for index, connection in enumerate(connections):
+            if self._spread:
+                await trio.sleep_until(began + self._spread * index / len(connections))
             connection.close(CloseReason.SHUTDOWN)
         for connection in connections:
             await connection.closed.wait()

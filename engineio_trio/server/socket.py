@@ -122,7 +122,7 @@ class Socket:
 
         `on_ack(*values)` runs inside the reader when the peer acknowledges, so it must not block; `on_gone()` when the
         socket closes first. The answer is a function that awaits it no longer: then neither runs. Raises
-        LocalProtocolError when `max_pending_acks` are awaited already.
+        LocalProtocolError when `max_pending_acks` are awaited already, and in a connect handler, as `call` does.
         """
         if self._stage is Stage.CLOSED:
             if on_gone is not None:
@@ -133,7 +133,8 @@ class Socket:
     async def call(self, event: str, *args: Any, timeout: float = CALL_TIMEOUT) -> Any:
         """Send an event and wait up to `timeout` seconds for the acknowledgement: None, one value, or a tuple of them.
 
-        Raises AckTimeout, or Disconnected as soon as the socket closes. If cancelled, the event stays sent.
+        Raises AckTimeout, or Disconnected as soon as the socket closes. If cancelled, the event stays sent. Raises
+        LocalProtocolError in a connect handler: what that emits is sent after it has returned, so nobody would answer.
         """
         if self.closed is not None:
             raise Disconnected(self.closed)
@@ -160,6 +161,10 @@ class Socket:
 
     def _ask(self, event: str, args: tuple[Any, ...], awaited: Awaited) -> int:
         """Send an event with a fresh acknowledgement id, which is the answer; what cannot be sent is not awaited."""
+        if self._stage is Stage.CONNECTING:
+            raise LocalProtocolError(
+                f"{event!r}: nobody can be asked while the connect handler runs; emit works, or ask later"
+            )
         ack = self._owner.session.next_ack(self.namespace)
         self._awaited[ack] = awaited
         try:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 import trio_websocket
 
-from pushd import admission
+from pushd import admission, gateway
 from pushd.errors import StoreUnavailable
 from pushd.model import Bound, Stream, Throttled
 from tests.pushd.node_support import HMAC, Running, running, token
@@ -352,3 +352,16 @@ async def test_drain_closes_the_transport_and_leaves_no_binding(tmp_path: Path) 
             assert (await http.get(f"{node.admin}/ready")).status_code == 503
         with pytest.raises(OSError):
             await trio.open_tcp_stream(*address_of(node))
+
+
+async def test_many_devices_are_not_sent_away_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F24: at a pace, so that the nodes that are left do not have them all in one moment."""
+    monkeypatch.setattr(gateway, "PACE", 1.0)
+    async with running(tmp_path) as node, node.device("d1") as first, node.device("d2") as second:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.gateway.drain, 8.0)
+            assert await first.close_code() == 1012
+            await node.tells(Stream.STATUS, ("d1", "offline"), "device", "event")
+            assert (await node.store.counts()).online == 1, "the second one has its turn later"
+            assert await second.close_code() == 1012
+        assert (await node.store.counts()).online == 0

@@ -69,6 +69,24 @@ async def test_call(answer: str, value: Any) -> None:
         assert await result.value() == value
 
 
+async def test_a_connect_handler_cannot_ask() -> None:
+    """What it emits follows the reply, so nobody would answer before it returns: it is told so at once."""
+    server = SocketServer()
+    told: list[str] = []
+
+    @server.on("connect")
+    async def ask(socket: Socket) -> None:
+        with pytest.raises(LocalProtocolError, match="'q': nobody can be asked while the connect handler runs"):
+            await socket.call("q")
+        with pytest.raises(LocalProtocolError, match="'r': nobody can be asked while the connect handler runs"):
+            socket.emit_with_ack("r", on_ack=told.append)
+        socket.emit("s")
+
+    async with serving(server) as listener:
+        wire = await Wire.joined(listener.connect())
+        assert await wire.text() == '42["s"]'
+
+
 def awaited(socket: Socket) -> int:
     """How many acknowledgements are remembered, at both places."""
     return len(socket._awaited) + len(socket._owner.session._namespaces["/"].awaited)

@@ -158,6 +158,34 @@ async def test_shutdown_tells_every_peer_and_lets_nobody_in(autojump_clock: Mock
         listener.connect()
 
 
+async def test_shutdown_may_be_spread_over_some_time(autojump_clock: MockClock) -> None:
+    """Clients that are closed one after the other do not all come back at once (F24)."""
+    server = SocketServer()
+    closed: list[float] = []
+    server.on("disconnect")(lambda socket, reason: closed.append(trio.current_time()))
+    async with serving(server) as listener, trio.open_nursery() as nursery:
+        wires = [await Wire.joined(listener.connect()) for _ in range(4)]
+        started = trio.current_time()
+        shutdown = Later(nursery, partial(server.shutdown, 20, spread=8))
+        for number, wire in enumerate(wires):
+            assert await wire.code() == 1012
+            await wire.aclose()
+            assert trio.current_time() - started == pytest.approx(2 * number)
+        await shutdown.value()
+    assert [moment - started for moment in closed] == pytest.approx([0, 2, 4, 6])
+
+
+async def test_a_shutdown_that_is_spread_too_far_ends_with_its_grace(autojump_clock: MockClock) -> None:
+    server = SocketServer()
+    async with serving(server) as listener:
+        for _ in range(4):
+            await Wire.joined(listener.connect())
+        started = trio.current_time()
+        await server.shutdown(3, spread=8)
+        assert trio.current_time() - started <= 3 + server.settings.close_timeout
+        assert server.connections == 0
+
+
 async def test_shutdown_lets_nobody_in_by_streams_that_are_open(autojump_clock: MockClock) -> None:
     server = SocketServer(Settings(close_timeout=2))
     async with serving(server) as listener, trio.open_nursery() as nursery:
