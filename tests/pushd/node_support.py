@@ -20,6 +20,7 @@ from pushd.model import Stream
 from pushd.node import Node
 from pushd.store import open_store
 from pushd.store.base import Store
+from tests.patience import PATIENCE
 from tests.pushd.raw_device import RawDevice, raw_device
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -47,7 +48,7 @@ class Running:
         """These fields of everything in a stream."""
         return [tuple(e.fields[n] for n in names) for e in await self.store.read_stream(stream, "", 1_000)]
 
-    async def tells(self, stream: Stream, expected: tuple[str, ...], *names: str, within: float = 10.0) -> None:
+    async def tells(self, stream: Stream, expected: tuple[str, ...], *names: str, within: float = PATIENCE) -> None:
         """Return when an entry of the stream has these values in these fields."""
         with trio.fail_after(within):
             position = ""

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from pushd.admin import guard
+from tests.patience import PATIENCE
 from tests.pushd.admin_support import Admin, running
 
 TOKEN = "a-token-for-tests"
@@ -119,7 +120,7 @@ async def test_a_client_that_sends_too_much_sees_why(admin: Admin) -> None:
     size = 4 * guard.MAX_BODY
     head = "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     async with stream:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await stream.send_all(f"{head}Content-Length: {size}\r\n\r\n".encode() + b" " * size)
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 413 ")
 
@@ -152,7 +153,7 @@ async def test_unauthorized_bodies_are_not_awaited(locked: Admin) -> None:
     head = "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with stream:
         await stream.send_all(head.encode() + b"1\r\nx\r\n" * 40)  # and no end
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             answer = b""
             while data := await stream.receive_some():
                 answer += data
@@ -165,5 +166,5 @@ async def test_a_body_that_does_not_arrive_is_408(admin: Admin, monkeypatch: pyt
     head = "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
     async with stream:
         await stream.send_all(head.encode() + b"{")
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")

@@ -10,6 +10,7 @@ import trio
 
 from pushd.admin import serve, server
 from pushd.model import Stream
+from tests.patience import PATIENCE
 from tests.pushd.admin_support import Admin, running
 
 WEBSOCKET = (
@@ -127,7 +128,7 @@ async def test_a_waiting_push_ends_with_the_interface(tmp_path: Path) -> None:
     async with running(tmp_path) as admin:
         await admin.online("d1")
         answers: list[dict[str, int]] = []
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_push_and_wait, admin, answers)
                 await admin.service.store.read_stream(Stream.RECEIPT, "", 1, wait=5)

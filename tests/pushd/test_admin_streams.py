@@ -11,6 +11,7 @@ import trio.testing
 from pushd.admin import streams, waiting
 from pushd.errors import StoreUnavailable
 from pushd.model import Stream
+from tests.patience import PATIENCE
 from tests.pushd.admin_support import Admin, running
 
 SSE = {"Accept": "text/event-stream"}
@@ -49,7 +50,7 @@ async def test_now_is_a_place_to_go_on_from(admin: Admin) -> None:
 async def test_a_long_poll_ends_with_the_first_entry(admin: Admin) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_add_later, admin)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await read(admin, after="$", wait="60"))[0] == ["new"]
 
 
@@ -116,7 +117,7 @@ async def test_a_tail_ends_when_the_store_goes_so_that_its_reader_comes_back(
     monkeypatch.setattr(streams, "HEARTBEAT", 0.05)
     tail = await admin.tail("/v1/streams/dead")
     monkeypatch.setattr(admin.service.store, "read_stream", gone)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await tail.end()
 
 
@@ -133,7 +134,7 @@ async def test_places_are_bounded_and_come_back(tmp_path: Path, monkeypatch: pyt
             assert full.headers["retry-after"]
         assert (await admin.http.get("/v1/streams/dead")).status_code == 200  # does not wait, so needs no place
         await tails[0].stream.aclose()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await _until_free(admin)
         await tails[1].stream.aclose()
 

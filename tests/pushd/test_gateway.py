@@ -13,6 +13,7 @@ import trio_websocket
 from pushd import admission, gateway
 from pushd.errors import StoreUnavailable
 from pushd.model import Bound, Stream, Throttled
+from tests.patience import PATIENCE
 from tests.pushd.node_support import HMAC, Running, running, token
 from tests.pushd.raw_device import Refused
 
@@ -315,7 +316,7 @@ async def test_the_push_stream_is_carried_and_bad_entries_are_buried(tmp_path: P
         named = ["to", "data", "data", "to", "ttl", "'reason'", "data"]
         assert [(stream, reason.partition(":")[0]) for stream, reason in dead] == [("push", field) for field in named]
         assert ("bad-ttl", "d1", "refused") in await node.told(Stream.RECEIPT, "id", "device", "state")
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while (await node.store.counts()).streams["push"]:
                 await trio.lowlevel.checkpoint()
 

@@ -10,6 +10,7 @@ import trio.testing
 from pushd.errors import BadRequest, StaleEpoch
 from pushd.model import Binding, Bound, ReceiptState, Stream, Throttled
 from pushd.store.base import Limits, Store
+from tests.patience import PATIENCE
 from tests.pushd.stores import BACKENDS, DURABLE, Backend, bind, everything, pass_time, push, told
 
 ACKED = ReceiptState.ACKED
@@ -530,7 +531,7 @@ async def test_a_waiting_reader_wakes_for_the_first_entry(store: Store, after: s
     async def read() -> None:
         found.extend(entry.fields["n"] for entry in await store.read_stream(Stream.DEAD, where, 10, wait=3_600))
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             while (await store.counts()).streams["dead"] < 1 + (after != ""):

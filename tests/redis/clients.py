@@ -12,9 +12,10 @@ from tests.patience import PATIENCE
 from tests.redis.servers import Server
 
 WRITERS = 20
+TIMEOUT = 2.0  # seconds for one call
 
 
-def client(url: str, *, timeout: float = 2.0, patience: float = 10.0) -> Any:
+def client(url: str, *, timeout: float = TIMEOUT, patience: float = 10.0) -> Any:
     """A client on the servers of a URL, as an async context manager."""
     return open_client(parse_address(url), timeout=timeout, patience=patience)
 

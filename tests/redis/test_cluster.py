@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 
 from pushd.errors import ConfigError, StoreUnavailable
 from pushd.store.redis.topology import Client
-from tests.redis.clients import Writers, again, client, entries, eventually
+from tests.patience import PATIENCE
+from tests.redis.clients import TIMEOUT, Writers, again, client, entries, eventually
 from tests.redis.servers import LOCAL, Cluster, Server, cluster, free_port, lone_node, until
 
 
@@ -178,7 +179,7 @@ async def test_what_is_published_anywhere_is_heard(three: Cluster) -> None:
         await anext(subscription)
         for master in redis_client.masters():
             await redis_client.execute(master.slot_key, "PUBLISH", "c", master.address)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 assert (await anext(subscription)).data.decode() == master.address
 
 
@@ -190,12 +191,12 @@ async def test_f2_one_master_dies_and_returns(flavour: str) -> None:
         async with client(three.url) as redis_client:
             await redis_client.execute(lost, "SET", lost, "1")
             victim.kill()
+            start = trio.current_time()
             for _ in range(20):
-                start = trio.current_time()
                 with pytest.raises(StoreUnavailable):
                     await redis_client.execute(lost, "GET", lost)
-                assert trio.current_time() - start < 0.5
                 assert await redis_client.execute(kept, "SET", kept, "1") == b"OK"
+            assert trio.current_time() - start < 20 * TIMEOUT / 2, "told at once, not at a deadline"
             victim.start()
             assert await again(lambda: redis_client.execute(lost, "GET", lost)) == b"1"
 
@@ -212,10 +213,8 @@ async def test_f4_a_replica_takes_over(flavour: str) -> None:
             await writers.more()
             victim.kill()
             await trio.to_thread.run_sync(until, lambda: replica.info("replication")["role"] == "master", "promoted")
-            begun = trio.current_time()
             acked = set(writers.acked)
             await writers.more()
-            assert trio.current_time() - begun < 5
             nursery.cancel_scope.cancel()
         stored = entries(replica, key)
         assert len(stored) == len(set(stored))

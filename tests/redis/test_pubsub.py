@@ -5,6 +5,7 @@ import trio
 
 from pushd.store.redis import pubsub
 from pushd.store.redis.pubsub import Gap, Published
+from tests.patience import PATIENCE
 from tests.redis.clients import again, client, eventually
 from tests.redis.servers import Server
 
@@ -16,7 +17,7 @@ async def test_messages_come_in_order_with_their_channel(redis: Server) -> None:
         await redis_client.execute("", "EVAL", script, 0, b"\xff\x00", "")
         for number in range(1_000):
             await redis_client.execute("", "PUBLISH", "a", number)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             assert await anext(subscription) == Published("a", b"\xff\x00")
             assert await anext(subscription) == Published("b", b"")
             for number in range(1_000):
@@ -31,7 +32,7 @@ async def test_a_lost_connection_is_replaced_and_said(redis: Server) -> None:
                 redis.restart()
             else:
                 redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 assert await anext(subscription) is Gap.RESUMED
             assert await again(lambda: redis_client.execute("", "PUBLISH", "a", "again")) == 1
             assert await anext(subscription) == Published("a", b"again")
@@ -44,7 +45,7 @@ async def test_i5_a_reader_that_falls_behind_is_told(redis: Server, monkeypatch:
         await redis_client.pipeline("", [("PUBLISH", "a", number) for number in range(150)])
         await redis_client.execute("", "PUBLISH", "a", "last")
         items = []
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while Published("a", b"last") not in items:
                 items.append(await anext(subscription))
         assert items[0] is Gap.RESUMED or items[0] == Published("a", b"0")

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from pushd.errors import ConfigError, StoreUnavailable
+from tests.patience import PATIENCE
 from tests.redis.clients import Writers, again, client, entries, eventually
 from tests.redis.servers import LOCAL, Watched, free_port, watched
 
@@ -28,14 +29,12 @@ async def test_f4_a_failover_is_followed_under_load(group: Watched) -> None:
             await anext(subscription)
             old.kill()
             new = await trio.to_thread.run_sync(group.await_failover, old)
-            begun = trio.current_time()
             acked = set(writers.acked)
             await writers.more()
-            assert trio.current_time() - begun < 5
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await anext(subscription)
             await again(lambda: redis_client.execute("", "PUBLISH", "c", "to the new one"))
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 assert (await anext(subscription)).data == b"to the new one"
         nursery.cancel_scope.cancel()
     stored = entries(new)
@@ -116,7 +115,7 @@ async def test_f4_an_old_primary_that_does_not_know_is_left(group: Watched) -> N
             sentinel.ask("SENTINEL", "MONITOR", "main", LOCAL, str(new.port), "2")
         await eventually(lambda: "pushd" not in {each["name"] for each in old.clients()})
         await again(lambda: redis_client.execute("k", "SET", "k", "new"))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await anext(subscription)
     assert old.info("replication")["role"] == "master"
     assert (old.ask("GET", "k"), new.ask("GET", "k")) == (None, "new")

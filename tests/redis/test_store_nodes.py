@@ -8,6 +8,7 @@ import trio
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.model import ReceiptState, Stream
 from pushd.store.base import Deployment, Limits
+from tests.patience import PATIENCE
 from tests.pushd.stores import everything, push
 from tests.redis.nodes import Peer, check_status, peer, status, until
 from tests.redis.proxy import proxied
@@ -133,7 +134,7 @@ async def test_a_dead_nodes_devices_end_once_whoever_races(redis: Server) -> Non
                 ended.append(await node.store.sweep())
                 await trio.sleep(0.01)
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for node in (one, two, three):
                     nursery.start_soon(sweep, node)

@@ -9,6 +9,7 @@ from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
 from pushd.model import ReceiptState, Stream
 from pushd.store import open_store
 from pushd.store.base import Deployment, Limits
+from tests.patience import PATIENCE
 from tests.pushd.stores import Node, bind, everything, push, told
 from tests.redis.clients import again, eventually
 from tests.redis.nodes import Peer, check_status, peer, status, until
@@ -62,7 +63,7 @@ async def test_after_flushall_nodes_notice_and_devices_come_back_with_greater_ep
         await again(lambda: two.store.enqueue(push("p"), ["d"]))
         assert [message.id for message in await two.store.fetch("d", epoch, 0, 5)] == ["p"]
         await again(lambda: one.store.append(Stream.PUSH, {"n": "1"}))
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             (entry,) = await again(lambda: one.store.take(Stream.PUSH, 5))
         assert entry.fields["n"] == "1"
         assert await one.store.sweep() == 0

@@ -16,6 +16,7 @@ import trio
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.model import ReceiptState, Stream
 from pushd.store.base import Deployment
+from tests.patience import PATIENCE
 from tests.pushd.stores import everything, push, told
 from tests.redis.nodes import Peer, check_status, peer, status
 from tests.redis.proxy import Proxy, proxied
@@ -69,7 +70,7 @@ async def test_what_is_repeated_until_it_succeeds_happens_once(redis: Server, mo
     async with peer(redis.url, "quiet", deployment=CALM) as quiet, proxied(redis) as proxy:
         await done.live(quiet, "d0", -1, rng)  # so that the server knows the scripts: they are longer than a cut
         async with peer(proxy.url, "n1", deployment=CALM) as one:
-            with trio.fail_after(45):
+            with trio.fail_after(3 * PATIENCE):
                 async with trio.open_nursery() as cutting:
                     cutting.start_soon(cut, proxy, rng)
                     turn = 0

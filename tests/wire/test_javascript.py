@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from tests.patience import PATIENCE
 from tests.wire.javascript import JavaScriptClient, find_node, pack, unpack
 
 pytestmark = pytest.mark.javascript
@@ -66,6 +67,6 @@ async def test_node_ends_with_the_block() -> None:
 
     async with node_process("client.mjs") as process:
         assert process.returncode is None
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await process.wait()
     assert find_node() is not None

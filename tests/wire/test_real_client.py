@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from engineio_trio import CloseReason, HandshakeRefused
+from tests.patience import PATIENCE
 from tests.wire.javascript import JavaScriptClient
 from tests.wire.twin import serving, twin, twin_server
 
@@ -134,7 +135,7 @@ async def test_says_why_a_client_went_away(js: JavaScriptClient, options: dict[s
         socket = await js.connect(url, **options)
         await socket.next("auth")
         await socket.disconnect()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await gone.wait()
         assert reasons == [CloseReason.CLIENT_DISCONNECT]
 

@@ -16,6 +16,7 @@ import trio
 
 from engineio_trio import SocketServer
 from tests.faults.processes import Daemon, Deployment, until
+from tests.patience import PATIENCE
 from tests.wire.browser import Tab, chromium, need_chromium
 from tests.wire.javascript import JS, JavaScriptClient
 from tests.wire.twin import serving, twin
@@ -46,11 +47,11 @@ async def test_two_tabs_are_two_devices(js: JavaScriptClient, tmp_path: Path, tr
         await are_two(daemon)
         for tab, name in ((one, "tab-1"), (two, "tab-2")):
             assert await tab.call("here", name) == []
-            assert (await daemon.push(f"device:{name}", name, wait=10))["counts"] == {"acked": 1}
+            assert (await daemon.push(f"device:{name}", name, wait=PATIENCE))["counts"] == {"acked": 1}
             assert (await tab.next("push"))[0] == name
         await one.disconnect()
         await daemon.told("status", device="tab-1", event="offline")
-        assert (await daemon.push("device:tab-2", "still here", wait=10))["counts"] == {"acked": 1}
+        assert (await daemon.push("device:tab-2", "still here", wait=PATIENCE))["counts"] == {"acked": 1}
 
 
 async def are_two(daemon: Daemon) -> None:
@@ -139,7 +140,7 @@ async def test_two_tabs_of_a_real_browser_are_two_sessions(tmp_path: Path, trans
 
 async def both_are_reachable(server: SocketServer, tabs: dict[str, Tab]) -> None:
     for name, tab in tabs.items():
-        assert await tab.run(f"socket.timeout(5000).emitWithAck('join', '{name}')") == name
+        assert await tab.run(f"socket.timeout(60000).emitWithAck('join', '{name}')") == name
     for name in tabs:
         server.emit("only", name, to=name)
     for name, tab in tabs.items():
@@ -156,11 +157,11 @@ async def test_two_tabs_of_a_real_browser_are_two_devices(tmp_path: Path) -> Non
                 await connect(tab, daemon.url, f'{{ query: {{ deviceId: "{name}" }} }}')
             await are_two(daemon)
             for tab, name in ((one, "tab-1"), (two, "tab-2")):
-                await tab.run(f"socket.timeout(5000).emitWithAck('here', '{name}')")
-                assert (await daemon.push(f"device:{name}", name, wait=10))["counts"] == {"acked": 1}
+                await tab.run(f"socket.timeout(60000).emitWithAck('here', '{name}')")
+                assert (await daemon.push(f"device:{name}", name, wait=PATIENCE))["counts"] == {"acked": 1}
                 assert await tab.run("got.map(([event, data]) => [event, data])") == [["push", name]]
             await one.run("location.assign('about:blank')")
             await daemon.told("status", device="tab-1", event="offline")
-            assert (await daemon.push("device:tab-2", "still here", wait=10))["counts"] == {"acked": 1}
-            with trio.fail_after(10):
+            assert (await daemon.push("device:tab-2", "still here", wait=PATIENCE))["counts"] == {"acked": 1}
+            with trio.fail_after(PATIENCE):
                 assert await two.run("got.length") == 2

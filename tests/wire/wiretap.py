@@ -13,6 +13,7 @@ import h11
 import trio
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode
 
+from tests.patience import PATIENCE
 from tests.wire.transcript import CLOSE, KEPT_HEADERS, NOOP, SEPARATOR, Step, packets_of
 
 Headers = list[tuple[bytes, bytes]]
@@ -188,7 +189,7 @@ class Wiretap:
 
     async def cut(self) -> None:
         """Once the only connection is a WebSocket or a poll that waits, drop it without a goodbye to either side."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while len(self._open) != 1 or not all(tap.is_websocket or tap.polling for tap, _ in self._open.values()):
                 await self._news.wait()
         for number, (tap, scope) in self._open.items():
@@ -196,7 +197,7 @@ class Wiretap:
             self._sessions -= tap.is_websocket  # a client that polls still says goodbye, by a POST
             scope.cancel()
 
-    async def ended(self, *, within: float = 40) -> None:
+    async def ended(self, *, within: float = PATIENCE) -> None:
         """Wait until every session has been closed by the client, or was cut, and no connection is open."""
         with trio.fail_after(within):
             while self._open or self._sessions > 0:
