@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from engineio_trio import CloseReason
+from engineio_trio import CloseReason, Disconnected
 from engineio_trio.client import ClientSocket, Event, connect
 from tests.faults.cluster import Node, query_of
 from tests.patience import PATIENCE
@@ -84,7 +84,10 @@ async def phone(node: Node, device: str, *, acks: bool = True) -> AsyncIterator[
 
 @contextlib.asynccontextmanager
 async def phones(node: Node, devices: Sequence[str], *, acks: bool = True) -> AsyncIterator[list[Phone]]:
-    """Devices that are connected to a node at the same time, as long as the block lasts."""
+    """Devices that are connected to a node at the same time, as long as the block lasts.
+
+    They come all at once, so one may have to try again, as any device would.
+    """
     async with trio.open_nursery() as nursery:
         many: list[Phone] = []
 
@@ -94,10 +97,14 @@ async def phones(node: Node, devices: Sequence[str], *, acks: bool = True) -> As
                 await trio.sleep_forever()
 
         async def add(device: str) -> None:
-            many.append(await nursery.start(hold, device))
+            while True:
+                with contextlib.suppress(Disconnected, OSError):
+                    many.append(await nursery.start(hold, device))
+                    return
 
-        async with trio.open_nursery() as connecting:
-            for device in devices:
-                connecting.start_soon(add, device)
+        with trio.fail_after(2 * PATIENCE):
+            async with trio.open_nursery() as connecting:
+                for device in devices:
+                    connecting.start_soon(add, device)
         yield sorted(many, key=lambda one: devices.index(one.device))
         nursery.cancel_scope.cancel()
