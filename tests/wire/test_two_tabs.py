@@ -160,6 +160,8 @@ async def test_two_tabs_of_a_real_browser_are_two_devices(tmp_path: Path) -> Non
                 await tab.run(f"socket.timeout(60000).emitWithAck('here', '{name}')")
                 assert (await daemon.push(f"device:{name}", name, wait=PATIENCE))["counts"] == {"acked": 1}
                 assert await tab.run("got.map(([event, data]) => [event, data])") == [["push", name]]
+            # Until then it polls, and a browser keeps the request of a page that it keeps for the button "back".
+            await until(partial(one.run, "socket.io.engine.transport.name === 'websocket'"))
             await one.run("location.assign('about:blank')")
             await daemon.told("status", device="tab-1", event="offline")
             assert (await daemon.push("device:tab-2", "still here", wait=PATIENCE))["counts"] == {"acked": 1}
