@@ -16,6 +16,7 @@ from pushd import jsonbytes
 from pushd.cli.admin_client import AdminClient
 from pushd.model import DEVICE_ID, ReceiptState
 
+HINT_MAX = 60  # characters of the user's own words that are worth repeating
 CONFIRMED = (ReceiptState.ACKED, ReceiptState.DELIVERED)
 
 
@@ -185,12 +186,12 @@ def _target(args: argparse.Namespace) -> str:
 
 
 def _json_argument(text: str) -> Any:
-    if text == "-":
-        text = sys.stdin.read()
     try:
+        if text == "-":
+            text = sys.stdin.read()
         return jsonbytes.parse(text)
     except ValueError as error:
-        hint = f"; a text needs its quotes: '\"{text}\"'" if text.isalnum() else ""
+        hint = f"; a text needs its quotes: '\"{text}\"'" if text.isalnum() and len(text) <= HINT_MAX else ""
         raise WrongUsage(f"the message must be JSON ({error}){hint}") from error
 
 

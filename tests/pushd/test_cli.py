@@ -121,6 +121,7 @@ def test_a_message_that_is_no_json_is_explained(run: Run) -> None:
     for text in ("NaN", "1e400", '"\\ud800"', '"\udcff"'):
         assert run("send", "--all", text).code == 2
     assert run("send", "--all", "[" * 100_000).code == 2
+    assert len(run("send", "--all", "1" * 100_000).err) < 200
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -499,6 +500,36 @@ def test_ctrl_c_is_quiet(admin: Admin) -> None:
         out, err = tail.communicate(timeout=20)
     assert (tail.returncode, out) == (130, "")
     assert "Traceback" not in err
+
+
+def program(text: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a Python program."""
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=40)
+
+
+def test_an_early_ctrl_c_is_quiet_too() -> None:
+    """While the modules are still being read, which takes a moment on a slow machine."""
+    ran = program("""
+import sys
+class Impatient:
+    def find_spec(self, name, *rest):
+        if name == "httpx":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Impatient())
+from pushd.cli import main
+sys.exit(main(["tail", "uplink"]))
+""")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
+def test_a_command_that_asks_a_daemon_loads_nothing_of_the_daemon() -> None:
+    ran = program("""
+import sys
+from pushd.cli import main
+assert main(["kick", "no id"]) == 2
+print(*sorted({"engineio_trio", "hypercorn", "pydantic", "pushd.config", "redis"} & set(sys.modules)))
+""")
+    assert (ran.returncode, ran.stdout) == (0, "\n")
 
 
 def test_a_reader_that_goes_away_is_no_error(admin: Admin) -> None:
