@@ -29,7 +29,7 @@ from pushd.config import Config
 from pushd.errors import PushdError
 
 DEFAULT_PORTS: Final = (8780, 8781)
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: its terminal has closed
 START: Final = 30.0  # seconds for the daemon to start, and to stop
 TOPICS: Final = {"kitchen": ("rooms",), "lamp-1": ("lamps",), "lamp-2": ("lamps",), "porch": ("rooms", "lamps")}
 SHOWN: Final = {
@@ -155,7 +155,7 @@ async def daemon(folder: Path, config: Config) -> AsyncIterator[dict[str, str]]:
 
 
 async def perform(seconds: float, pace: float) -> None:
-    """The whole demonstration: until Ctrl-C or SIGTERM, or for some seconds."""
+    """The whole demonstration: until Ctrl-C, SIGTERM or SIGHUP, or for some seconds."""
     config = Config.model_validate({"auth": {"kind": "hmac", "hmac": {"secret": secrets.token_hex(32)}}})
     with tempfile.TemporaryDirectory(prefix="pushd-demo-") as folder, trio.open_signal_receiver(*SIGNALS) as signals:
         async with daemon(Path(folder), config) as where:

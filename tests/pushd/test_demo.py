@@ -58,10 +58,14 @@ def stores(folder: Path) -> list[Path]:
     return list(folder.glob("pushd-demo-*/pushd.db"))
 
 
-async def test_messages_go_both_ways_until_ctrl_c(demo: trio.Process, tmp_path: Path) -> None:
-    await read_until(demo, SHOWN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_messages_go_both_ways_until_it_is_told_to_end(
+    demo: trio.Process, tmp_path: Path, number: signal.Signals
+) -> None:
+    """By Ctrl-C, or by a terminal that closes: the daemon, which has a session of its own, must not stay behind."""
+    await read_until(demo, SHOWN if number is signal.SIGINT else SHOWN[:1])
     assert stores(tmp_path)
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(number)
     rest = await read_until(demo, ["The end: .*"])
     with trio.fail_after(PATIENCE):
         assert await demo.wait() == 0
