@@ -5,7 +5,6 @@ encoding"). Bytes in the arguments are replaced by `{"_placeholder":true,"num":N
 the order of `num`.
 """
 
-import dataclasses
 import enum
 import re
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 import msgspec
 
 from engineio_trio.errors import CloseReason, LocalProtocolError, RemoteProtocolError
-from engineio_trio.protocol.jsontext import decode_json, encode_json
+from engineio_trio.protocol.jsontext import ENCODER, REFUSALS, decode_json, encode_json
 from engineio_trio.protocol.socket import (
     MAX_ACK_ID,
     MAX_NAMESPACE,
+    RESERVED_EVENTS,
     Ack,
     Connect,
     ConnectError,
@@ -57,6 +57,7 @@ _MAX_ID_DIGITS = len(str(MAX_ACK_ID))
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _BYTES = (bytes, bytearray, memoryview)
 _PLACEHOLDER = '"_placeholder":true'  # as our compact JSON has it; inside a string its quotes would be escaped
+_PLAIN_DEPTH = 16  # how deep `encode_plain` looks into the data
 _NOTHING: Any = object()  # no JSON at all, which is not null
 
 
@@ -87,6 +88,39 @@ def encode(packet: SocketPacket, *, max_attachments: int = MAX_ATTACHMENTS) -> t
             if not isinstance(data, dict | str):
                 raise LocalProtocolError(f"the data of a CONNECT_ERROR is an object or a string, not {data!r:.40}")
             return _encode_plain(Kind.CONNECT_ERROR, namespace, data)
+
+
+def encode_plain(kind: Kind, namespace: str, id: int | None, values: list[Any]) -> bytes | None:
+    """The text of an EVENT (`values` begin with its name) or an ACK in UTF-8, when the values are JSON's own types.
+
+    None for everything else: `encode` deals with it, or says what is wrong. This is the way of nearly every event, in
+    one pass: a tenth of the instructions of `encode`.
+    """
+    if namespace != "/" and namespace_fault(namespace):
+        return None
+    if id is not None and not (type(id) is int and 0 <= id <= MAX_ACK_ID):
+        return None
+    for value in values:
+        if type(value) not in _SCALARS and not _is_plain(value, _PLAIN_DEPTH):
+            return None
+    try:
+        data = ENCODER.encode(values)
+    except REFUSALS:
+        return None
+    prefix = b"%d" % kind if namespace == "/" else b"%d%b," % (kind, namespace.encode())
+    return prefix + data if id is None else b"%b%d%b" % (prefix, id, data)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether nothing in `value` is, or could hide, an attachment."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if not depth:
+        return False
+    if kind is dict:
+        return all(type(key) is str and _is_plain(member, depth - 1) for key, member in value.items())
+    return (kind is list or kind is tuple) and all(_is_plain(member, depth - 1) for member in value)
 
 
 def check_event(event: str, *args: Any) -> None:
@@ -173,8 +207,7 @@ def _detach_object(value: Any, attachments: list[bytes]) -> Any:
 # Decoding
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(msgspec.Struct, frozen=True):
     kind: Kind
     attachments: int
     namespace: str
@@ -182,8 +215,7 @@ class _Header:
     id: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     """A packet whose attachments are not all there, and the places where they belong: the next one is the last."""
 
     header: _Header
@@ -228,6 +260,10 @@ class Decoder:
         return self._read_attachment(held, message)
 
     def _read_text(self, text: str) -> SocketPacket | None:
+        if text[:2] == "2[":  # nearly always: an event of "/" that asks for nothing, which needs no header
+            args = decode_json(text[1:], max_depth=self._max_depth)
+            if type(args[0] if args else None) is str and args[0] not in RESERVED_EVENTS:
+                return Event(args[0], tuple(args[1:]))
         header, rest = self._read_header(text)
         data = decode_json(text[rest:], max_depth=self._max_depth) if rest < len(text) else _NOTHING
         if header.kind not in _WITH_ID:

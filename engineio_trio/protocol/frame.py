@@ -45,8 +45,8 @@ def server_frame(opcode: Opcode, payload: bytes) -> bytes:
     """One whole frame as a server sends it: FIN set, not masked, with the shortest form of the length (section 5.2)."""
     size = len(payload)
     if size <= _MAX_CONTROL:
-        header = struct.pack("!BB", _FIN | opcode, size)
-    elif size < _SMALLEST[127]:
+        return bytes((_FIN | opcode, size)) + payload
+    if size < _SMALLEST[127]:
         header = struct.pack("!BBH", _FIN | opcode, 126, size)
     else:
         header = struct.pack("!BBQ", _FIN | opcode, 127, size)

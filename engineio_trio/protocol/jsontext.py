@@ -13,11 +13,11 @@ import msgspec
 
 from engineio_trio.errors import CloseReason, LocalProtocolError, RemoteProtocolError
 
-_ENCODER = msgspec.json.Encoder()
+ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
 
 # All that msgspec raises: its own errors, ValueError for surrogates and integers of thousands of digits.
-_REFUSALS = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+REFUSALS = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 # A string that never ends is taken to the end of the text: one pass, whatever the quotes are.
 _STRINGS = re.compile(rb'"(?>[^"\\]+|\\.)*+"?', re.DOTALL)
@@ -31,10 +31,10 @@ def encode_json(value: Any, name: str = "the value") -> str:
     Raises LocalProtocolError that says where in `value`, which it calls `name`, the thing is that JSON cannot carry.
     """
     try:
-        return _ENCODER.encode(value).decode()
+        return ENCODER.encode(value).decode()
     except RecursionError:
         raise LocalProtocolError(f"cannot be sent as JSON: {name} is nested too deeply, or contains itself") from None
-    except _REFUSALS as refusal:
+    except REFUSALS as refusal:
         where, why = _locate(value, refusal)
         raise LocalProtocolError(f"cannot be sent as JSON: {name}{where}: {why}") from refusal
 
@@ -46,11 +46,10 @@ def decode_json(text: str, *, max_depth: int) -> Any:
     surrogates, numbers out of range; for nesting deeper than `max_depth` its reason is POLICY.
     """
     try:
-        data = text.encode()
-        if data.count(b"[") + data.count(b"{") > max_depth and _depth(data) > max_depth:
+        if text.count("[") + text.count("{") > max_depth and _depth(text.encode()) > max_depth:
             raise RemoteProtocolError(f"JSON nested deeper than {max_depth}", CloseReason.POLICY)
-        return _DECODER.decode(data)
-    except _REFUSALS as refusal:
+        return _DECODER.decode(text)
+    except REFUSALS as refusal:
         raise RemoteProtocolError(f"not JSON: {refusal}") from refusal
 
 
@@ -69,8 +68,8 @@ def _locate(value: Any, refusal: Exception) -> tuple[str, str]:
         members = enumerate(value)
     for key, member in members:
         try:
-            _ENCODER.encode(member)
-        except _REFUSALS as inner:
+            ENCODER.encode(member)
+        except REFUSALS as inner:
             where, why = _locate(member, inner)
             return f"[{key!r}]{where}", why
     return "", str(refusal)

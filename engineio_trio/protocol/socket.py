@@ -8,6 +8,8 @@ import dataclasses
 import re
 from typing import Any
 
+import msgspec
+
 # socket.io keeps these for its own events: a peer that could send one would forge a connect or a disconnect.
 RESERVED_EVENTS = frozenset(
     {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
@@ -41,8 +43,7 @@ class Disconnect:
     namespace: str = "/"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):  # a frozen dataclass takes eight times as long to make
     """A named event and its arguments. With an `id` it asks for an Ack of that id."""
 
     name: str
@@ -51,8 +52,7 @@ class Event:
     id: int | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """The answer to the Event of the same id and namespace."""
 
     id: int

@@ -34,7 +34,8 @@ class Step(enum.Enum):
     IGNORE = "ignore"
 
 
-Table = dict[NamespaceState, dict[type[SocketPacket], tuple[Step, NamespaceState]]]
+Row = dict[type[SocketPacket], tuple[Step, NamespaceState]]
+Table = dict[NamespaceState, Row]
 
 # A missing cell is the error.
 TRANSITIONS: Table = {
@@ -75,6 +76,7 @@ _BUSY = frozenset({NamespaceState.CONNECTING, NamespaceState.CONNECTED})
 @dataclasses.dataclass(slots=True)
 class _Namespace:
     state: NamespaceState
+    row: Row  # of the table, for this state: an enum is slow to look up, and this is asked for every packet
     awaited: set[int] = dataclasses.field(default_factory=set)
 
 
@@ -85,10 +87,13 @@ class SocketSession:
     awaited in each.
     """
 
-    __slots__ = ("_joined_any", "_last_ack", "_max_namespaces", "_max_pending_acks", "_namespaces", "_table")
+    __slots__ = (
+        "_absent", "_joined_any", "_last_ack", "_max_namespaces", "_max_pending_acks", "_namespaces", "_table",
+    )  # fmt: skip
 
     def __init__(self, *, max_namespaces: int, max_pending_acks: int, table: Table = TRANSITIONS) -> None:
         self._table = table
+        self._absent = table[NamespaceState.ABSENT]
         self._max_namespaces = max_namespaces
         self._max_pending_acks = max_pending_acks
         self._namespaces: dict[str, _Namespace] = {}  # those that are not ABSENT
@@ -100,14 +105,16 @@ class SocketSession:
 
         Raises RemoteProtocolError that names state and packet; for more than `max_namespaces` its reason is POLICY.
         """
-        state = self.state(packet.namespace)
-        cell = self._table[state].get(type(packet))
+        entry = self._namespaces.get(packet.namespace)
+        cell = (self._absent if entry is None else entry.row).get(type(packet))
         if cell is None:
-            kind = type(packet).__name__
+            kind, state = type(packet).__name__, self.state(packet.namespace)
             raise RemoteProtocolError(
                 f"{kind} is not allowed for namespace {packet.namespace!r}, which is {state.value}"
             )
         step, next_state = cell
+        if step is Step.EVENT:
+            return step  # which changes nothing
         if step is Step.ASK and self._busy() >= self._max_namespaces:
             raise RemoteProtocolError(f"more than {self._max_namespaces} namespaces", CloseReason.POLICY)
         if isinstance(packet, Ack) and step is Step.ACK and not self._take(packet):
@@ -187,7 +194,7 @@ class SocketSession:
             return
         self._namespaces.pop(namespace, None)  # with the acks that it awaited
         if state is not NamespaceState.ABSENT:
-            self._namespaces[namespace] = _Namespace(state)
+            self._namespaces[namespace] = _Namespace(state, self._table[state])
 
     def _expect(self, namespace: str, state: NamespaceState) -> _Namespace:
         entry = self._namespaces.get(namespace)

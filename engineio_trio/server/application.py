@@ -46,7 +46,8 @@ class SocketApplication:
         packet = self._decoder.feed(data)
         if packet is not None:
             self._dispatch(packet)
-        self.deadline = self._next_deadline()
+        if packet is None or self.deadline is not math.inf:
+            self.deadline = self._next_deadline()
 
     def _next_deadline(self) -> float:
         if self._decoder.waiting:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from engineio_trio.errors import CloseReason, RemoteProtocolError
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.protocol.socket import RESERVED_EVENTS, Event
+from engineio_trio.protocol.socket import RESERVED_EVENTS
 from engineio_trio.server.rooms import Rooms
 from engineio_trio.server.socket import Socket
 
@@ -120,7 +120,7 @@ class Namespace:
 
         Encoded once, whatever the number of sockets. `skip` leaves out a socket, or several. Never waits.
         """
-        encoded = Encoded.socket(Event(event, args, self.name))
+        encoded = Encoded.event(event, args, self.name)
         for socket in self._targets(to, skip):
             socket.send(encoded)
 

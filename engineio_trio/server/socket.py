@@ -13,7 +13,7 @@ import trio
 from engineio_trio.errors import AckTimeout, CloseReason, Disconnected, LocalProtocolError
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.protocol.socket import Ack, Disconnect, Event
+from engineio_trio.protocol.socket import Ack, Disconnect
 from engineio_trio.protocol.socket_session import SocketSession
 from engineio_trio.server.connection import Connection
 from engineio_trio.server.rooms import Rooms
@@ -113,7 +113,7 @@ class Socket:
         `args` are JSON values in which bytes may stand anywhere. Raises LocalProtocolError for a reserved event name
         or for what cannot be encoded. Events arrive in the order of the calls.
         """
-        self.send(Encoded.socket(Event(event, args, self.namespace)))
+        self.send(Encoded.event(event, args, self.namespace))
 
     def emit_with_ack(
         self, event: str, *args: Any, on_ack: Callable[..., None], on_gone: Callable[[], None] | None = None
@@ -168,7 +168,7 @@ class Socket:
         ack = self._owner.session.next_ack(self.namespace)
         self._awaited[ack] = awaited
         try:
-            encoded = Encoded.socket(Event(event, args, self.namespace, ack))
+            encoded = Encoded.event(event, args, self.namespace, ack)
         except LocalProtocolError:
             self._forget(ack)
             raise
@@ -221,7 +221,7 @@ class Socket:
     def acknowledge(self, ack: int, result: Any) -> None:
         """Answer the peer's event with a handler's result: a tuple gives several values, None gives none."""
         values = result if isinstance(result, tuple) else () if result is None else (result,)
-        self.send(Encoded.socket(Ack(ack, values, self.namespace)))
+        self.send(Encoded.ack(ack, values, self.namespace))
 
     def acknowledged(self, packet: Ack) -> None:
         """The peer has acknowledged an event of ours."""

@@ -1,5 +1,9 @@
 """One outgoing message, rendered at most once per kind of wire."""
 
+import enum
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from wsproto.frame_protocol import FrameProtocol
@@ -8,8 +12,15 @@ from engineio_trio.errors import LocalProtocolError
 from engineio_trio.protocol import codec, payload
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
-from engineio_trio.protocol.socket import Event, SocketPacket
+from engineio_trio.protocol.socket import Ack, Event, SocketPacket
 from tests.protocol.strategies import socket_packets
+
+
+class Enough(enum.StrEnum):
+    """A str that is not one of JSON's own."""
+
+    A = "a"
+
 
 BINARY_EVENT = Event("x", ("é", b"123"))
 
@@ -70,3 +81,41 @@ def test_what_cannot_be_sent_is_refused_before_anyone_gets_it(packet: Packet, me
 def test_reserved_event_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="reserved"):
         Encoded.socket(Event("connect"))
+
+
+@given(socket_packets.filter(lambda packet: isinstance(packet, Event | Ack)))
+def test_the_short_way_says_the_same(packet: Event | Ack) -> None:
+    if isinstance(packet, Event):
+        short = Encoded.event(packet.name, packet.args, packet.namespace, packet.id)
+    else:
+        short = Encoded.ack(packet.id, packet.args, packet.namespace)
+    assert short.websocket == Encoded.socket(packet).websocket
+
+
+NOT_PLAIN: list[Any] = [
+    float("nan"), b"x", [b"x"], {"a": {"b": [b"x"]}}, {b"x": 1}, {1: 2}, {1}, Enough.A, {Enough.A: 1}, "\ud800",
+    10**400, [[[[[[[[[[[[[[[[[[b"deep"]]]]]]]]]]]]]]]]]], {"_placeholder": True, "num": 0}, object(), (1, (b"x",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NOT_PLAIN, ids=repr)
+def test_the_short_way_leaves_what_is_not_plain_alone(value: Any) -> None:
+    """The same frames, or the same words of refusal."""
+    assert outcome(lambda: Encoded.event("a", (1, value))) == outcome(lambda: Encoded.socket(Event("a", (1, value))))
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace", "id"),
+    [("connect", "/", None), (1, "/", None), ("a", "b", None), ("a", "/,", 1), ("a", "/", -1), ("a", "/", True)],
+)
+def test_the_short_way_refuses_what_the_long_one_refuses(name: Any, namespace: str, id: int | None) -> None:
+    long = outcome(lambda: Encoded.socket(Event(name, (), namespace, id)))
+    assert isinstance(long, str)
+    assert outcome(lambda: Encoded.event(name, (), namespace, id)) == long
+
+
+def outcome(make: Callable[[], Encoded]) -> bytes | str:
+    try:
+        return make().websocket
+    except LocalProtocolError as refusal:
+        return str(refusal)

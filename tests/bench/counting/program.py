@@ -16,7 +16,6 @@ import trio
 from engineio_trio import Settings, Socket, SocketServer
 from engineio_trio.protocol.codec import Decoder
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.protocol.socket import Event
 
 PAYLOAD = "x" * 32
 ROUNDS = 500  # of protocol code
@@ -49,7 +48,7 @@ def count_protocol(marks: Marks) -> None:
         max_attachments=settings.max_attachments, max_bytes=settings.max_payload, max_depth=settings.max_depth
     )
     count_rounds(marks, "decode", partial(decoder.feed, f'2["echo","{PAYLOAD}"]'))
-    count_rounds(marks, "encode", lambda: Encoded.socket(Event("echo", (PAYLOAD,))).websocket)
+    count_rounds(marks, "encode", lambda: Encoded.event("echo", (PAYLOAD,)).websocket)
 
 
 def count_rounds(marks: Marks, name: str, act: Callable[[], object]) -> None:
