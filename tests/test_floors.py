@@ -20,8 +20,8 @@ FLOORS = {
                     protocol.socket protocol.codec protocol.encoded protocol.engine_session protocol.socket_session
         transport:  transport.http transport.socket transport.base transport.stream transport.websocket
                     transport.polling
-        server:     server.handlers server.rooms server.admission server.outbox server.connection server.engine
-                    server.socket server.namespace server.serve server.application server.server
+        server:     server.base server.handlers server.rooms server.admission server.outbox server.connection
+                    server.engine server.socket server.namespace server.serve server.application server.server
         client:     client.endpoint client.application client.http client.polling client.websocket client.socket
                     client.connecting client
         tests:      testing

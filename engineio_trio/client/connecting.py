@@ -180,7 +180,7 @@ class _Visit:
             if self._application is not None:
                 self._application.leave()
                 with trio.move_on_after(self._settings.close_timeout):
-                    await self._application.connection.closed.wait()
+                    await self._application.connection.wait_closed()
             if self._polling is not None:
                 await self._polling.aclose()
 

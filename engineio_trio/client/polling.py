@@ -57,7 +57,7 @@ class ClientPolling:
         self._first = rest
         return opening
 
-    async def receive(self) -> Sequence[Packet]:
+    async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[Packet]:
         if self._first:
             packets, self._first = self._first, ()
             return packets
@@ -74,7 +74,7 @@ class ClientPolling:
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
         return None
 
-    async def goodbye(self, reason: CloseReason) -> None:
+    async def goodbye(self, reason: CloseReason, nursery: trio.Nursery) -> None:
         await self._request(self._posts, "POST", payload.encode([CLOSE]))
 
     async def _exchange(self, lane: HttpLane, *requests: tuple[str, bytes]) -> Answer:

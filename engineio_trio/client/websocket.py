@@ -32,7 +32,7 @@ class ClientWebSocket:
         self._stream = stream
         self._write_timeout = write_timeout
 
-    async def receive(self) -> Sequence[engine.Packet]:
+    async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[engine.Packet]:
         try:
             message = await self._socket.get_message()
         except trio_websocket.ConnectionClosed as closed:
@@ -60,7 +60,7 @@ class ClientWebSocket:
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
         return None
 
-    async def goodbye(self, reason: CloseReason) -> None:
+    async def goodbye(self, reason: CloseReason, nursery: trio.Nursery) -> None:
         await self._socket.aclose(reason.websocket_code, reason.value)
 
     async def abort(self) -> None:

@@ -19,10 +19,10 @@ class Head(enum.Enum):
     ODD = "odd"  # anything else
 
 
-def take(data: bytes, position: int, max_payload: int) -> tuple[str | bytes, int] | Head:
+def take(data: bytes | bytearray, position: int, max_payload: int) -> tuple[str | bytes, int] | Head:
     """The message of the frame at `position`, and where the next begins; or what stands there instead.
 
-    Raises UnicodeDecodeError for a text that is not UTF-8. Sizes are checked before the payload has come.
+    Sizes are checked before the payload has come.
     """
     available = len(data) - position
     if available < 2:
@@ -44,10 +44,15 @@ def take(data: bytes, position: int, max_payload: int) -> tuple[str | bytes, int
     if end > len(data):
         return Head.PARTIAL
     payload = unmask(data[start : start + _MASK_SIZE], data[start + _MASK_SIZE : end])
-    return (payload.decode() if first == _TEXT else payload), end
+    if first == _BINARY:
+        return payload, end
+    try:
+        return payload.decode(), end
+    except UnicodeDecodeError:
+        return Head.ODD
 
 
-def unmask(mask: bytes, payload: bytes) -> bytes:
+def unmask(mask: bytes | bytearray, payload: bytes | bytearray) -> bytes:
     """`payload` with the 4 bytes of `mask` laid over it (RFC 6455 section 5.3), as one large integer: 20 x a loop."""
     length = len(payload)
     key = int.from_bytes((mask * (length // _MASK_SIZE + 1))[:length], "little")

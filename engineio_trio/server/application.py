@@ -58,11 +58,11 @@ class SocketApplication:
     @property
     def full(self) -> bool:
         """Handlers are behind: nothing more should be read for now."""
-        return self.connection.handlers.full
+        return self.connection.handlers_full
 
     async def room(self) -> None:
         """Return when handlers have caught up."""
-        await self.connection.handlers.room()
+        await self.connection.handlers_room()
 
     def on_deadline(self, now: float) -> None:
         """Nothing joined in time, or announced attachments that did not come."""
@@ -93,7 +93,7 @@ class SocketApplication:
                 return
         handler.check(packet.name, args)
         if handler.kind is Kind.QUEUED:
-            self.connection.handlers.put(partial(self._run, handler, socket, args, packet.id))
+            self.connection.queue(partial(self._run, handler, socket, args, packet.id))
             return
         result = handler.function(socket, *args)
         if packet.id is not None:
@@ -121,7 +121,7 @@ class SocketApplication:
         if handler is None:
             self._accept(socket)
         elif handler.kind is Kind.QUEUED:
-            self.connection.handlers.put(partial(self._ask, handler, socket, _credentials(packet)))
+            self.connection.queue(partial(self._ask, handler, socket, _credentials(packet)))
         else:
             try:
                 handler.function(socket, *_auth(handler, _credentials(packet)))
@@ -165,8 +165,8 @@ class SocketApplication:
         if socket not in self._owed:
             return
         handler = self._namespaces[socket.namespace].handlers["disconnect"]
-        if handler.kind is Kind.QUEUED or self.connection.handlers.busy:  # after what the peer said before it left
-            self.connection.handlers.put(partial(self._say_goodbye, socket))
+        if handler.kind is Kind.QUEUED or self.connection.handlers_busy:  # after what the peer said before it left
+            self.connection.queue(partial(self._say_goodbye, socket))
         else:
             handler.function(socket, self._owed.pop(socket))
 

@@ -1,13 +1,13 @@
 """One peer: its Engine.IO session, what is queued for it, its nursery, and the one `close(reason)`.
 
-A connection is run by one task, which is also its reader. Beside it stand a writer, and a handler task once an
-`async def` handler is needed. The transport may change under it (an upgrade); the connection stays. A client's
+A connection is run by one task, which is also its reader. Most never need another, so it begins alone; its nursery is
+opened when something has to wait to be written (a writer), when an `async def` handler is called (a handler task), or
+when the transport asks for a task. The transport may change under it (an upgrade); the connection stays. A client's
 connection is the same thing with the other state machine.
 """
 
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Sequence
 
 import trio
 
@@ -16,10 +16,11 @@ from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Open, Packet, PacketType, decode_binary, decode_text
 from engineio_trio.protocol.engine_session import Action, ClientEngineSession, Door, Due, EngineSession
-from engineio_trio.server.handlers import HandlerQueue
-from engineio_trio.server.outbox import Outbox, OutboxFull
+from engineio_trio.server.base import Application
+from engineio_trio.server.handlers import HandlerQueue, Job
+from engineio_trio.server.outbox import Outbox, OutboxFull, Round
 from engineio_trio.settings import Settings
-from engineio_trio.transport.base import Transport, TransportEnded, TransportReplaced
+from engineio_trio.transport.base import NurseryNeeded, Transport, TransportEnded, TransportReplaced
 from engineio_trio.transport.polling import PollingTransport
 
 PING = Encoded.engine(Packet(PacketType.PING))
@@ -36,39 +37,6 @@ ABRUPT = frozenset(
 )
 
 
-class Application(Protocol):
-    """What is spoken on top of a session: Socket.IO, or an EngineServer's handler."""
-
-    @property
-    def deadline(self) -> float:
-        """Trio time at which `on_deadline` is due; `math.inf` when it is not waiting for the peer."""
-
-    def opened(self) -> None:
-        """The session is there. What is sent here goes out right after OPEN."""
-
-    def message(self, data: str | bytes) -> None:
-        """A message of the peer. RemoteProtocolError ends the connection; may queue jobs on `connection.handlers`."""
-
-    @property
-    def full(self) -> bool:
-        """Handlers are behind: nothing more should be read for now."""
-
-    async def room(self) -> None:
-        """Return when handlers have caught up."""
-
-    def on_deadline(self, now: float) -> None:
-        """The deadline has passed."""
-
-    def ending(self) -> None:
-        """The connection is closing: nothing more comes from the peer. What it said before is still handled, within
-
-        `close_timeout`, so whoever waits for an answer of it must be released now.
-        """
-
-    async def closed(self, reason: CloseReason) -> None:
-        """The connection has ended. Runs shielded, and bounded by `close_timeout`."""
-
-
 class Connection:
     """One Engine.IO session, alive from its handshake until `closed`.
 
@@ -76,8 +44,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_begin", "_corked", "_failure", "_patience", "_reading", "application", "closed", "engine", "handlers",
-        "handshake", "outbox", "reason", "revision", "seen", "settings", "sid", "transport",
+        "_alone", "_closed", "_due", "_ended", "_failure", "_handlers", "_nursery", "_round", "_touched", "_waiting",
+        "_written", "application", "engine", "handshake", "outbox", "reason", "revision", "seen", "settings", "sid",
+        "transport",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +58,7 @@ class Connection:
         settings: Settings,
         transport: Transport,
         revision: int,
+        round: Round | None = None,
     ) -> None:
         self.sid = sid
         self.engine = engine
@@ -97,49 +67,68 @@ class Connection:
         self.transport = transport
         self.revision = revision
         self.outbox = Outbox(settings.outbox_bytes)
-        self.handlers = HandlerQueue(settings.handler_queue)
         self.application: Application
         self.seen = trio.current_time()
         self.reason: CloseReason | None = None
-        self.closed = trio.Event()
-        self._begin: Callable[[], None] | None = None
-        self._reading = trio.CancelScope()
-        self._patience = trio.CancelScope()  # around each wait for the peer: its deadline is the heartbeat
-        self._corked = False
-        self._failure: Exception | None = None  # of a handler in the lane, for `run` to raise
+        self._ended = False
+        self._closed: trio.Event | None = None  # while somebody waits for the end
+        self._round = round or Round()
+        self._touched = False  # by the round: what is queued is written at its end
+        self._alone = True  # no other task is needed so far
+        self._nursery: trio.Nursery | None = None
+        self._handlers: HandlerQueue | None = None
+        self._written: trio.Event | None = None  # the writer has begun; set: it has ended
+        self._waiting = trio.CancelScope()  # around what the reader waits for: its deadline is the heartbeat
+        self._due = math.inf  # that deadline
+        self._failure: Exception | None = None  # of a plain handler, for `run` to raise
 
     def open(self, application: Application) -> None:
         """A server's part: say OPEN; the application begins with `run`."""
         self.application = application
-        self._begin = application.opened
         upgrades = ("websocket",) if isinstance(self.transport, PollingTransport) else ()
         settings = self.settings
         opening = Open(self.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload)
         self.send(Encoded.engine(opening.packet()))
+
+    # Out.
 
     def send(self, encoded: Encoded) -> None:
         """Queue a message for the peer; never waits. A peer that does not read is closed as a slow consumer."""
         try:
             self.outbox.put(encoded)
         except OutboxFull:
-            self.close(CloseReason.SLOW_CONSUMER)
+            if not self._touched:
+                self.close(CloseReason.SLOW_CONSUMER)
+                return
+            self.write_through()  # what this round has put off is not the peer's fault
+            self.send(encoded)
             return
-        if not self._corked:
-            self._write_through()
+        if not self._round.is_open:
+            self.write_through()
+        elif not self._touched:
+            self._touched = True
+            self._round.touch(self)
 
-    def _write_through(self) -> None:
-        """Write at once what goes at once. Waking the writer costs three times the write itself."""
+    def write_through(self) -> None:
+        """Write at once what goes at once. Waking a writer costs three times the write itself."""
+        self._touched = False
         batch = self.outbox.take_nowait()
-        left = self.transport.send_nowait(batch) if batch else None
+        if not batch:
+            return
+        left = self.transport.send_nowait(batch)
+        if left == 0:
+            self.outbox.written(batch)
+            return
         if left is None:
             self.outbox.put_back(batch)
-        elif left:
-            self.outbox.owe(batch)
         else:
-            self.outbox.written(batch)
+            self.outbox.owe(batch)
+        self._need_writer()
 
     async def flush(self) -> None:
         """Return when all that was sent so far has been written. Raises Disconnected if it cannot be."""
+        if self._touched:
+            self.write_through()
         if not await self.outbox.flush():
             raise Disconnected(self.reason or CloseReason.TRANSPORT_CLOSE)
 
@@ -149,7 +138,50 @@ class Connection:
             self.reason = reason
             self.engine.close()
             self.outbox.close()
-            self._reading.cancel()
+            self._waiting.cancel()
+
+    async def wait_closed(self) -> None:
+        """Return when it has ended."""
+        if not self._ended:
+            if self._closed is None:
+                self._closed = trio.Event()
+            await self._closed.wait()
+
+    # Tasks beside the reader.
+
+    def _need_nursery(self) -> None:
+        if self._alone:
+            self._alone = False
+            self._waiting.cancel()  # `run` goes on with a nursery
+
+    def _need_writer(self) -> None:
+        if self._nursery is None:
+            self._need_nursery()
+        elif self._written is None:
+            self._written = trio.Event()
+            self._nursery.start_soon(self._write, self._written)
+
+    def queue(self, job: Job) -> None:
+        """Have the handler task run a job, after those before it; never waits. The reader waits if there are many."""
+        if self._handlers is None:
+            self._handlers = HandlerQueue(self.settings.handler_queue, self._nursery)
+            self._need_nursery()
+        self._handlers.put(job)
+
+    @property
+    def handlers_full(self) -> bool:
+        """Handlers are behind: nothing more should be read for now."""
+        return self._handlers is not None and self._handlers.full
+
+    @property
+    def handlers_busy(self) -> bool:
+        """A job is running or waiting."""
+        return self._handlers is not None and self._handlers.busy
+
+    async def handlers_room(self) -> None:
+        """Return when handlers have caught up."""
+        if self._handlers is not None:
+            await self._handlers.room()
 
     def replace_transport(self, transport: Transport) -> None:
         """Go on over `transport` (an upgrade has been agreed); what is queued follows there, in order."""
@@ -160,34 +192,56 @@ class Connection:
     async def run(self) -> None:
         """Live until closed, then say goodbye and tell the application. Run it once, at the connection boundary."""
         try:
-            async with trio.open_nursery() as nursery:
-                self.handlers.open(nursery)
-                if self._begin is not None:
-                    self._begin()
-                written = trio.Event()
-                nursery.start_soon(self._write, written)
-                with self._reading:
-                    await self._read()
-                if self._failure is not None:
-                    raise self._failure
-                if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
-                    self.transport.closing()
-                self.application.ending()
-                with trio.move_on_after(self.settings.close_timeout):
-                    await self.handlers.idle()
-                if not self._is_abrupt():
-                    with trio.move_on_after(self.settings.close_timeout):
-                        await written.wait()
-                        await self._goodbye()
-                nursery.cancel_scope.cancel()
-        except Exception:
-            self.close(CloseReason.INTERNAL_ERROR)
-            self.application.ending()
-            with trio.move_on_after(self.settings.close_timeout, shield=True):
-                await self._goodbye()
-            raise
+            self._begin()
+            await self._read(None)
+            async with trio.open_nursery() as carrying:  # the transport's task lives on for the goodbye
+                try:
+                    await self._run_with_tasks(carrying)
+                except Exception:
+                    self.close(CloseReason.INTERNAL_ERROR)
+                    self.application.ending()
+                    with trio.move_on_after(self.settings.close_timeout, shield=True):
+                        await self._goodbye(carrying)
+                    raise
+                finally:
+                    carrying.cancel_scope.cancel()
         finally:
             await self._end()
+
+    def _begin(self) -> None:
+        try:
+            self.application.opened()
+        except Exception as error:  # noqa: BLE001 - raised by `run`
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """A plain handler failed: `run` raises it, at the boundary."""
+        self._failure = error
+        self.close(CloseReason.INTERNAL_ERROR)
+
+    async def _run_with_tasks(self, carrying: trio.Nursery) -> None:
+        """The rest of its life, in which there may be a writer and handlers."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if self._handlers is not None:
+                self._handlers.open(nursery)
+            if self.outbox.waiting:
+                self._need_writer()
+            await self._read(carrying)
+            if self._failure is not None:
+                raise self._failure
+            if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
+                self.transport.closing()
+            self.application.ending()
+            if self._handlers is not None:
+                with trio.move_on_after(self.settings.close_timeout):
+                    await self._handlers.idle()
+            if not self._is_abrupt():
+                with trio.move_on_after(self.settings.close_timeout):
+                    if self._written is not None:
+                        await self._written.wait()
+                    await self._goodbye(carrying)
+            nursery.cancel_scope.cancel()
 
     def _is_abrupt(self) -> bool:
         """Whether there is nobody to say goodbye to: gone, or (a bad POST) told already by its 400."""
@@ -204,32 +258,40 @@ class Connection:
             with trio.move_on_after(self.settings.close_timeout, shield=True):
                 await self.application.closed(self.reason)
         finally:
-            self.closed.set()
+            self._ended = True
+            if self._closed is not None:
+                self._closed.set()
 
-    async def _goodbye(self) -> None:
+    async def _goodbye(self, carrying: trio.Nursery) -> None:
         assert self.reason is not None
         try:
-            await self.transport.goodbye(self.reason)
+            await self.transport.goodbye(self.reason, carrying)
         except (TransportEnded, TransportReplaced):
             return  # it left by itself
 
-    async def _read(self) -> None:
-        while self.reason is None:
+    async def _read(self, carrying: trio.Nursery | None) -> None:
+        """Read until closed; without a nursery, until one is needed."""
+        while self.reason is None and (self._alone or carrying is not None):
             try:
                 self.transport.open_lane(self)
-                await self._read_some()
+                await self._read_some(carrying)
             except TransportReplaced:
                 continue
+            except NurseryNeeded:
+                self._alone = False
             except TransportEnded as end:
                 self.close(end.reason)
             except RemoteProtocolError as error:
                 self.close(error.reason)
+            except Exception as error:  # noqa: BLE001 - raised by `run`
+                self._fail(error)
 
-    async def _read_some(self) -> None:
+    async def _read_some(self, carrying: trio.Nursery | None) -> None:
         packets = None
-        self._patience = trio.CancelScope(deadline=min(self.engine.deadline, self.application.deadline))
-        with self._patience:
-            packets = await self.transport.receive()
+        self._due = min(self.engine.deadline, self.application.deadline)
+        self._waiting = trio.CancelScope(deadline=self._due)
+        with self._waiting:
+            packets = await self.transport.receive(carrying)
         now = trio.current_time()
         if packets is None:
             await self._on_deadline(now)
@@ -241,14 +303,17 @@ class Connection:
                 await self._wait_for_room()
             if self.reason is not None:
                 return
+        if not packets:  # the lane is full
+            await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
         """Handlers are behind, so nothing is read: pings go out all the same, and silence is nobody's fault."""
-        while self.application.full:
+        while self.application.full and self.reason is None and (self._alone or self._nursery is not None):
             began = trio.current_time()
             awaiting = self.engine.awaiting_pong  # it may be waiting to be read, but the peer waits for our next ping
             deadline = began + self.settings.ping_interval if awaiting else self.engine.deadline
-            with trio.CancelScope(deadline=deadline):
+            self._waiting = trio.CancelScope(deadline=deadline)
+            with self._waiting:
                 await self.application.room()
             now = trio.current_time()
             self.engine.not_read(now - began)
@@ -260,42 +325,40 @@ class Connection:
     @property
     def full(self) -> bool:
         """Handlers are behind."""
-        return self.application.full
+        return self._handlers is not None and self.application.full
 
     async def room(self) -> None:
         """Return when they have caught up."""
-        self._patience.deadline = -math.inf  # the connection's own task is to see to the heartbeat meanwhile
+        self._due = self._waiting.deadline = -math.inf  # the connection's own task is to see to the heartbeat meanwhile
         await self.application.room()
 
     def deliver(self, message: str | bytes) -> None:
         """Deal with a message; what it makes is written at the next pause, in one go."""
         if self.reason is not None:
             return
-        self._corked = True
-        self.seen = now = trio.current_time()
+        if not self._round.is_open:
+            self._round.is_open = True
+            self.seen = trio.current_time()
         try:
             if isinstance(message, str):
                 if message[:1] == "4":  # nearly always: what the table says for it, in every state that has a lane
                     self.application.message(message[1:])
                 else:
-                    self._receive(decode_text(message), now)
+                    self._receive(decode_text(message), self.seen)
             else:
-                self._receive(decode_binary(message, self.revision), now)
+                self._receive(decode_binary(message, self.revision), self.seen)
         except RemoteProtocolError as error:
             self.close(error.reason)
-        except Exception as error:  # noqa: BLE001 - not swallowed: `run` raises it, at the boundary
-            self._failure = error
-            self.close(CloseReason.INTERNAL_ERROR)
+        except Exception as error:  # noqa: BLE001 - raised by `run`
+            self._fail(error)
 
     def pause(self) -> None:
         """Write what the messages made."""
-        if self._corked:
-            self._corked = False
+        if self._round.is_open:
+            self._round.end()
             due = min(self.engine.deadline, self.application.deadline)
-            if due < self._patience.deadline:  # a pong: the next ping may be due long before this one's timeout
-                self._patience.deadline = due
-            if self.outbox.queued:
-                self._write_through()
+            if due < self._due:  # a pong: the next ping may be due long before this one's timeout
+                self._due = self._waiting.deadline = due
 
     def _receive(self, packet: Packet, now: float) -> None:
         action = self.engine.receive(packet, Door.CURRENT, now)
@@ -324,7 +387,7 @@ class Connection:
                 break
         written.set()
 
-    async def _write_batch(self, batch: list[Encoded]) -> bool:
+    async def _write_batch(self, batch: Sequence[Encoded]) -> bool:
         while True:
             try:
                 await self.transport.send(batch)

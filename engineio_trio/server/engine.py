@@ -15,7 +15,9 @@ from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
 from engineio_trio.protocol.engine_session import Action, Door, EngineSession
 from engineio_trio.server import admission
-from engineio_trio.server.connection import Application, Connection
+from engineio_trio.server.base import Application
+from engineio_trio.server.connection import Connection
+from engineio_trio.server.outbox import Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport import websocket
 from engineio_trio.transport.base import Transport, TransportEnded
@@ -70,9 +72,18 @@ class Engine:
         self.stopping = False  # no new session is let in
         self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
+        self._round = Round()
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:
         """Serve one accepted stream to its end."""
+        connection = await self._serve_requests(stream, peer)
+        if connection is not None:  # and of the request nothing is left that the session does not need
+            await self._run(connection)
+            assert isinstance(connection.transport, WebSocketTransport)
+            await connection.transport.linger()
+
+    async def _serve_requests(self, stream: trio.abc.Stream, peer: str) -> Connection | None:
+        """Answer requests, to the last one; what is left to run if that one opened a WebSocket."""
         http = HttpConnection(stream, self.settings)
         try:
             while True:
@@ -80,33 +91,36 @@ class Engine:
                     request = await http.next_request()
                 except HttpError as error:
                     await http.respond(error.response())
-                    return
+                    return None
                 if request is None:
-                    return
-                await self._serve(Exchange(http, request, peer, admission.cors_headers(request, self.settings)))
+                    return None
+                exchange = Exchange(http, request, peer, admission.cors_headers(request, self.settings))
+                connection = await self._serve(exchange)
+                if connection is not None:
+                    return connection
         except PeerGone:
-            return
+            return None
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange) -> Connection | None:
         try:
-            await self._route(exchange)
+            return await self._route(exchange)
         except HttpError as error:
             await exchange.respond(error.response())
         except HandshakeRefused as refusal:
             await exchange.respond(HttpError(refusal.status, refusal.message, 4, refusal.headers).response())
+        return None
 
-    async def _route(self, exchange: Exchange) -> None:
+    async def _route(self, exchange: Exchange) -> Connection | None:
         request = exchange.request
         if request.path not in (self.path, self.path[:-1]):
             raise HttpError(404, f"nothing here; Engine.IO is at {self.path}")
         if request.method == "OPTIONS":
             await exchange.respond(admission.preflight())
-            return
+            return None
         transport = admission.check_transport(request)
         admission.check_origin(request, self.settings)
         if "sid" not in request.query:
-            await self._open(exchange, transport)
-            return
+            return await self._open(exchange, transport)
         connection = self._session(request)
         polling = connection.transport
         if transport == "websocket":
@@ -119,6 +133,7 @@ class Engine:
             await self._post(exchange, connection, polling)
         else:
             raise HttpError(405, f"{request.method} has no meaning here", headers={"Allow": "GET, POST, OPTIONS"})
+        return None
 
     def _session(self, request: Request) -> Connection:
         sids = request.query["sid"]
@@ -131,7 +146,7 @@ class Engine:
 
     # A new session.
 
-    async def _open(self, exchange: Exchange, transport: str) -> None:
+    async def _open(self, exchange: Exchange, transport: str) -> Connection | None:
         request = exchange.request
         if request.method != "GET":
             raise HttpError(400, "Bad handshake method", 2)
@@ -143,13 +158,13 @@ class Engine:
         await self._ask(handshake)
         self._check_room()  # again, for asking may have taken its time
         if key is not None:
-            await self._open_websocket(exchange.http, key, handshake, revision)
-            return
+            return self._begin(handshake, websocket.accept(exchange.http, key, self.settings, revision), revision)
         assert self.nursery is not None
         polling = PollingTransport(revision=revision, base64=bool(request.first("b64")))
         connection = self._begin(handshake, polling, revision)
         self.nursery.start_soon(self._run, connection)
         await self._poll(exchange, connection, polling)
+        return None
 
     def _check_room(self) -> None:
         if self.stopping or len(self.sessions) >= self.settings.max_connections:
@@ -185,6 +200,7 @@ class Engine:
             settings=settings,
             transport=transport,
             revision=revision,
+            round=self._round,
         )
         self.sessions[connection.sid] = connection
         connection.open(self._make_application(connection))
@@ -196,11 +212,6 @@ class Engine:
                 await connection.run()
         finally:
             del self.sessions[connection.sid]
-
-    async def _open_websocket(self, http: HttpConnection, key: str, handshake: Handshake, revision: int) -> None:
-        async with websocket.accepted(http, key, self.settings, revision) as transport:
-            if transport is not None:
-                await self._run(self._begin(handshake, transport, revision))
 
     # A session on polling.
 
@@ -263,30 +274,35 @@ class Engine:
         if not isinstance(polling, PollingTransport) or connection.sid in self._upgrading:
             raise admission.bad_request("the session cannot be upgraded")
         self._upgrading.add(connection.sid)
+        transport = websocket.accept(exchange.http, key, self.settings, connection.revision)
         try:
-            async with websocket.accepted(exchange.http, key, self.settings, connection.revision) as transport:
-                if transport is not None:
-                    await self._carry_over(connection, polling, transport)
+            async with trio.open_nursery() as nursery:
+                await self._carry_over(connection, polling, transport, nursery)
+                nursery.cancel_scope.cancel()
         finally:
             self._upgrading.discard(connection.sid)
+            await transport.linger()
 
     async def _carry_over(
-        self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport
+        self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport, nursery: trio.Nursery
     ) -> None:
-        if await self._probe(connection, polling, transport):
-            await connection.closed.wait()
+        if await self._probe(connection, polling, transport, nursery):
+            await connection.wait_closed()
         else:
             self._upgrading.discard(connection.sid)
             with trio.move_on_after(self.settings.close_timeout):
-                await transport.goodbye(CloseReason.POLICY)
+                await transport.goodbye(CloseReason.POLICY, nursery)
 
-    async def _probe(self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport) -> bool:
+    async def _probe(
+        self, connection: Connection, polling: PollingTransport, transport: WebSocketTransport, nursery: trio.Nursery
+    ) -> bool:
         """True when the session has moved over. A probe that fails costs its WebSocket, never the session."""
         probed = False
         with trio.move_on_after(self.settings.upgrade_timeout):
             try:
+                await transport.answer()
                 while True:
-                    for packet in await transport.receive():
+                    for packet in await transport.receive(nursery):
                         action = connection.engine.receive(packet, Door.PROBE, trio.current_time())
                         if action is Action.UPGRADE:
                             connection.replace_transport(transport)

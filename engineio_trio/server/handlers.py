@@ -13,14 +13,17 @@ Job = Callable[[], Awaitable[None]]
 
 
 class HandlerQueue:
-    """Jobs of one connection, run one after the other in a task that is started by the first of them."""
+    """Jobs of one connection, run one after the other in a task that is started by the first of them.
+
+    It runs in `nursery`; without one, jobs wait until `open`.
+    """
 
     __slots__ = ("_busy", "_idle", "_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, nursery: trio.Nursery | None) -> None:
         self._limit = limit
         self._jobs: deque[Job] = deque()
-        self._nursery: trio.Nursery | None = None
+        self._nursery = nursery
         self._running = False
         self._busy = False
         self._idle = trio.Event()

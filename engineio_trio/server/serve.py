@@ -121,7 +121,7 @@ class Service:
                 await trio.sleep_until(began + self._spread * index / len(connections))
             connection.close(CloseReason.SHUTDOWN)
         for connection in connections:
-            await connection.closed.wait()
+            await connection.wait_closed()
 
     async def _accept(self, listeners: Sequence[trio.abc.Listener[Any]], nursery: trio.Nursery) -> None:
         await trio.serve_listeners(self._serve_stream, list(listeners), handler_nursery=nursery)

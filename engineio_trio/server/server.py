@@ -162,7 +162,7 @@ class _SessionApplication:
         self._session = Session(connection)
 
     def opened(self) -> None:
-        self._connection.handlers.put(self._run)
+        self._connection.queue(self._run)
 
     async def _run(self) -> None:
         try:

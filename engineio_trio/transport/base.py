@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import trio
+
 from engineio_trio.errors import CloseReason, EngineIOError
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet
@@ -18,6 +20,10 @@ class TransportEnded(EngineIOError):
 
 class TransportReplaced(EngineIOError):
     """The session has moved on to another transport; what was being sent here has not been sent."""
+
+
+class NurseryNeeded(EngineIOError):
+    """Asked again with a nursery, `receive` can go on: the transport needs a task of its own."""
 
 
 class Lane(Protocol):
@@ -40,9 +46,10 @@ class Lane(Protocol):
 class Transport(Protocol):
     """A session's way to its peer. One task receives, one task sends; both may be cancelled between packets."""
 
-    async def receive(self) -> Sequence[Packet]:
-        """The next packets of the peer, in order. Calling again says that the previous ones have been dealt with.
+    async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[Packet]:
+        """The next packets of the peer, in order; none if the lane is full. Calling again says that the previous ones
 
+        have been dealt with. A task that the transport needs runs in `nursery`; without one it raises NurseryNeeded.
         Raises TransportEnded, TransportReplaced, or RemoteProtocolError for what cannot be decoded.
         """
 
@@ -61,5 +68,5 @@ class Transport(Protocol):
         None: nothing was written, and it must go by `send`. Never while a `send` is under way.
         """
 
-    async def goodbye(self, reason: CloseReason) -> None:
-        """Tell the peer that the session is over. May wait for the peer: bound it."""
+    async def goodbye(self, reason: CloseReason, nursery: trio.Nursery) -> None:
+        """Tell the peer that the session is over. May wait for the peer: bound it. `nursery` is as in `receive`."""

@@ -69,7 +69,7 @@ class PollingTransport:
 
     # What the session sees.
 
-    async def receive(self) -> Sequence[Packet]:
+    async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[Packet]:
         self._posting = self._posting and self._posted is not None  # what was taken has been dealt with
         self._lot.unpark_all()
         while self._posted is None:
@@ -98,7 +98,7 @@ class PollingTransport:
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
         return None
 
-    async def goodbye(self, reason: CloseReason) -> None:
+    async def goodbye(self, reason: CloseReason, nursery: trio.Nursery) -> None:
         """CLOSE for the waiting poll, or for the next one to come."""
         await self.send((CLOSE,))
 

@@ -1,10 +1,15 @@
-"""A session over a WebSocket: trio-websocket, through its public interface, on a stream of ours."""
+"""A session over a WebSocket: our own lane for the common data frame, and trio-websocket for all of the rest.
+
+Most connections never send anything but whole data frames, so trio-websocket sleeps: it is made when the first other
+frame comes, or a CLOSE is to be said. From then on it owns the connection, through its public interface only.
+"""
 
 import base64
 import binascii
+import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 import trio_websocket
@@ -15,55 +20,102 @@ from engineio_trio.protocol import engine
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.frame import FrameGuard
 from engineio_trio.settings import Settings
-from engineio_trio.transport.base import Lane, TransportEnded
-from engineio_trio.transport.http import HttpConnection, HttpError, Request
-from engineio_trio.transport.stream import GuardedStream
+from engineio_trio.transport.base import Lane, NurseryNeeded, TransportEnded
+from engineio_trio.transport.http import READ_SIZE, HttpConnection, HttpError, Request
+from engineio_trio.transport.stream import GuardedStream, Line
 
 logger = logging.getLogger("engineio_trio")
 
-READ_SIZE = 65_536
+ANSWER = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n"
+)
+ACCEPT_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # it tells every event at DEBUG, in the hot path
 
 
 class WebSocketTransport:
     """One open WebSocket. Each Engine.IO packet is one message (protocol v4, "WebSocket")."""
 
-    def __init__(self, socket: trio_websocket.WebSocketConnection, stream: GuardedStream, revision: int) -> None:
-        self._socket = socket
-        self._stream = stream
+    __slots__ = ("_guarded", "_line", "_received", "_revision", "_settings", "_socket")
+
+    def __init__(self, line: Line, settings: Settings, revision: int) -> None:
+        self._line = line
+        self._settings = settings
         self._revision = revision
+        self._socket: trio_websocket.WebSocketConnection | None = None  # None: it sleeps
+        self._guarded: GuardedStream | None = None
         self._received = False
 
-    def open_lane(self, lane: Lane) -> None:
-        self._stream.open_lane(lane)
+    async def answer(self) -> None:
+        """Answer the upgrade request now, rather than with the first message. Raises TransportEnded."""
+        await self._write(b"")
 
-    async def receive(self) -> Sequence[engine.Packet]:
+    def open_lane(self, lane: Lane) -> None:
+        self._line.lane = lane
+        if self._guarded is not None:
+            self._guarded.open_lane()
+
+    async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[engine.Packet]:
+        socket = self._socket
+        if socket is None:
+            lane = self._line.lane or _Inbox()
+            if await self._line.run_lane(lane) is None:
+                return [self._decode(message) for message in lane.messages] if isinstance(lane, _Inbox) else ()
+            if nursery is None:
+                raise NurseryNeeded
+            socket = await self.wake(nursery)
+        assert self._guarded is not None
         if self._received:
             self._received = False
-            self._stream.taken()
+            self._guarded.taken()
         try:
-            message = await self._socket.get_message()
+            message = await socket.get_message()
         except trio_websocket.ConnectionClosed:
-            await self._stream.aclose()  # which trio-websocket's reader may not have come to yet
-            raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+            await self._guarded.aclose()  # which trio-websocket's reader may not have come to yet
+            raise TransportEnded(self._line.failure or CloseReason.TRANSPORT_CLOSE) from None
         self._received = True
+        return (self._decode(message),)
+
+    def _decode(self, message: str | bytes) -> engine.Packet:
         if isinstance(message, str):
-            return (engine.decode_text(message),)
-        return (engine.decode_binary(message, self._revision),)
+            return engine.decode_text(message)
+        return engine.decode_binary(message, self._revision)
+
+    async def wake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
+        """Have trio-websocket go on with whatever stands at the head of the line. Waits for nobody."""
+        socket: trio_websocket.WebSocketConnection
+        with trio.CancelScope(shield=True):
+            socket = self._socket = await nursery.start(self._carry)
+        return socket
+
+    async def _carry(self, *, task_status: trio.TaskStatus[trio_websocket.WebSocketConnection]) -> None:
+        """trio-websocket's reader, to its end."""
+        limits = self._settings
+        guard = FrameGuard(max_payload=limits.max_payload, max_fragments=limits.max_fragments)
+        self._guarded = GuardedStream(self._line, guard)
+        with _crossing():
+            async with trio.open_nursery() as nursery:
+                request = await trio_websocket.wrap_server_stream(
+                    nursery, self._guarded, max_message_size=limits.max_payload, receive_buffer_size=READ_SIZE
+                )
+                task_status.started(await request.accept())
 
     async def send(self, batch: Sequence[Encoded]) -> None:
+        await self._write(self._render(batch))
+
+    async def _write(self, data: bytes) -> None:
         # trio-websocket sets `closed` before it sends CLOSE, so no data frame can follow one
-        if self._socket.closed is not None:
-            raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE)
+        if self._socket is not None and self._socket.closed is not None:
+            raise TransportEnded(self._line.failure or CloseReason.TRANSPORT_CLOSE)
         try:
-            await self._stream.write(self._render(batch))
+            await self._line.write(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise TransportEnded(self._stream.failure or CloseReason.TRANSPORT_CLOSE) from None
+            raise TransportEnded(self._line.failure or CloseReason.TRANSPORT_CLOSE) from None
 
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
-        if self._socket.closed is not None:
+        if self._socket is not None and self._socket.closed is not None:
             return None
-        return self._stream.write_nowait(self._render(batch))
+        return self._line.write_nowait(self._render(batch))
 
     def _render(self, batch: Sequence[Encoded]) -> bytes:
         if self._revision == 3:
@@ -72,8 +124,34 @@ class WebSocketTransport:
             return batch[0].websocket
         return b"".join([encoded.websocket for encoded in batch])
 
-    async def goodbye(self, reason: CloseReason) -> None:
-        await self._socket.aclose(reason.websocket_code, reason.value)
+    async def goodbye(self, reason: CloseReason, nursery: trio.Nursery) -> None:
+        socket = self._socket or await self.wake(nursery)
+        await socket.aclose(reason.websocket_code, reason.value)
+
+    async def linger(self) -> None:
+        """Wait a little for the peer to take our last word."""
+        if self._guarded is not None and self._guarded.close_sent:
+            await self._line.linger()
+
+
+class _Inbox:
+    """The lane of a transport that has none yet: it takes one message."""
+
+    def __init__(self) -> None:
+        self.messages: list[str | bytes] = []
+
+    @property
+    def full(self) -> bool:
+        return bool(self.messages)
+
+    async def room(self) -> None:
+        raise AssertionError("nobody waits for it")
+
+    def deliver(self, message: str | bytes) -> None:
+        self.messages.append(message)
+
+    def pause(self) -> None:
+        """It makes nothing."""
 
 
 def check_upgrade(request: Request) -> str:
@@ -97,36 +175,12 @@ def check_upgrade(request: Request) -> str:
     return key
 
 
-@asynccontextmanager
-async def accepted(
-    http: HttpConnection, key: str, settings: Settings, revision: int
-) -> AsyncIterator[WebSocketTransport | None]:
-    """Answer 101 and give the transport, None when the peer has gone meanwhile; it is carried while the block runs.
-
-    Afterwards it waits a little for the peer to take our last word. The HTTP connection's stream stays open.
-    """
-    guard = FrameGuard(max_payload=settings.max_payload, max_fragments=settings.max_fragments)
-    stream = GuardedStream(http.stream, key, http.take_over(), guard, settings.write_timeout)
-    try:
-        with _crossing():
-            async with trio.open_nursery() as nursery:
-                socket = await _shake_hands(nursery, stream, settings)
-                yield None if socket is None else WebSocketTransport(socket, stream, revision)
-                nursery.cancel_scope.cancel()
-    finally:
-        await stream.linger()
-
-
-async def _shake_hands(
-    nursery: trio.Nursery, stream: GuardedStream, settings: Settings
-) -> trio_websocket.WebSocketConnection | None:
-    request = await trio_websocket.wrap_server_stream(
-        nursery, stream, max_message_size=settings.max_payload, receive_buffer_size=READ_SIZE
-    )
-    try:
-        return await request.accept()
-    except trio_websocket.ConnectionClosed:
-        return None
+def accept(http: HttpConnection, key: str, settings: Settings, revision: int) -> WebSocketTransport:
+    """The transport that takes over from HTTP. The 101 goes out with the first message, or by `answer`."""
+    digest = base64.b64encode(hashlib.sha1((key + ACCEPT_GUID).encode(), usedforsecurity=False).digest())
+    answer = ANSWER.format(digest.decode()).encode()
+    line = Line(http.stream, http.take_over(), answer, settings.max_payload, settings.write_timeout)
+    return WebSocketTransport(line, settings, revision)
 
 
 @contextmanager

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 import pytest
 import trio
 import trio.testing
-import trio_websocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engineio_trio.protocol.frame import FrameGuard
+from engineio_trio.protocol.engine import Packet, PacketType
 from engineio_trio.protocol.lane import Head, take, unmask
-from engineio_trio.transport.stream import GuardedStream
+from engineio_trio.settings import Settings
+from engineio_trio.transport.base import TransportEnded
+from engineio_trio.transport.stream import Line
+from engineio_trio.transport.websocket import WebSocketTransport
 
-KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 MAX_PAYLOAD = 2_000
 
 
@@ -90,11 +91,23 @@ class Collector:
         """Nothing waits to be written."""
 
 
+class Undecoded(WebSocketTransport):
+    """Every message is a packet."""
+
+    def _decode(self, message: str | bytes) -> Packet:
+        return Packet(PacketType.MESSAGE, message)
+
+
 async def converse(pieces: Sequence[bytes], lane: str) -> tuple[list[str | bytes], bytes]:
-    """What the session got, and the body of the CLOSE frame that the peer got."""
+    """What the session got, and the body of the CLOSE frame that the peer got.
+
+    Without a lane trio-websocket has it all from the start.
+    """
     client, server = trio.testing.memory_stream_pair()
     messages: list[str | bytes] = []
-    stream = GuardedStream(server, KEY, b"", FrameGuard(max_payload=MAX_PAYLOAD, max_fragments=20), 5.0)
+    line = Line(server, b"", b"", MAX_PAYLOAD, 5.0)
+    transport = Undecoded(line, Settings(max_payload=MAX_PAYLOAD, max_fragments=20), 4)
+    collector = Collector(messages, slow=lane == "slow")
     heard = bytearray()
 
     async def listen() -> None:
@@ -111,21 +124,21 @@ async def converse(pieces: Sequence[bytes], lane: str) -> tuple[list[str | bytes
         async with trio.open_nursery() as peer:
             peer.start_soon(listen)
             async with trio.open_nursery() as nursery:
-                request = await trio_websocket.wrap_server_stream(nursery, stream, max_message_size=10 * MAX_PAYLOAD)
-                socket = await request.accept()
-                if lane != "none":
-                    stream.open_lane(Collector(messages, slow=lane == "slow"))
+                if lane == "none":
+                    await transport.wake(nursery)
+                else:
+                    transport.open_lane(collector)
                 nursery.start_soon(speak)
                 try:
                     while True:
-                        messages.append(await socket.get_message())
-                        stream.taken()
-                except trio_websocket.ConnectionClosed:
-                    await stream.aclose()
+                        packets = await transport.receive(nursery)
+                        messages += [packet.data for packet in packets]
+                        collector.full = False
+                except TransportEnded:
+                    pass
                 nursery.cancel_scope.cancel()
             await server.aclose()
-    _, _, frames = bytes(heard).partition(b"\r\n\r\n")
-    return messages, _close_body(frames)
+    return messages, _close_body(bytes(heard))
 
 
 def _close_body(frames: bytes) -> bytes:

@@ -12,8 +12,8 @@ from engineio_trio.protocol.frame import FrameGuard
 from engineio_trio.transport.base import TransportEnded, TransportReplaced
 from engineio_trio.transport.http import Response
 from engineio_trio.transport.polling import Overlap, PollingTransport, SessionOver
-from engineio_trio.transport.stream import GuardedStream
-from tests.raw import KEY, Later
+from engineio_trio.transport.stream import GuardedStream, Line
+from tests.raw import Later
 
 SAID = [Packet(PacketType.MESSAGE, "said")]
 WORD = Encoded.engine(Packet(PacketType.MESSAGE, "word"))
@@ -125,20 +125,21 @@ async def test_overlaps() -> None:
 @pytest.mark.parametrize("way", ["cancelled", "too slow"])
 async def test_after_a_write_that_was_cut_short_nothing_is_written(way: str, autojump_clock: MockClock) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    guard = FrameGuard(max_payload=100, max_fragments=10)
-    stream = GuardedStream(theirs, KEY, b"", guard, write_timeout=5 if way == "too slow" else 1_000)
+    line = Line(theirs, b"", b"", 100, 5 if way == "too slow" else 1_000)
+    stream = GuardedStream(line, FrameGuard(max_payload=100, max_fragments=10))
+    await stream.send_all(b"the answer to the handshake")
     sender = theirs.send_stream
     sender.send_all_hook = trio.sleep_forever
     if way == "cancelled":
         with trio.move_on_after(1):
-            await stream.write(b"half a frame")
-        assert stream.failure is None
+            await line.write(b"half a frame")
+        assert line.failure is None
     else:
         with pytest.raises(trio.BrokenResourceError):
-            await stream.write(b"half a frame")
-        assert stream.failure is CloseReason.SLOW_CONSUMER
+            await line.write(b"half a frame")
+        assert line.failure is CloseReason.SLOW_CONSUMER
     sender.send_all_hook = None
-    for write in (stream.write, stream.send_all):
+    for write in (line.write, stream.send_all):
         with pytest.raises(trio.BrokenResourceError):
             await write(b"more")
     await stream.aclose()
