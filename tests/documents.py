@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -197,6 +198,8 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
+            start_new_session=True,
+            deliver_cancel=_end_all,
         )
         if shown is not None:
             shown = re.sub(r"\b(" + "|".join(PORTS) + r")\b", lambda match: self._ports[match[1]], shown)
@@ -254,6 +257,15 @@ class _Output:
         chunk = await self._process.stdout.receive_some()
         self._text += chunk.decode()
         return bool(chunk)
+
+
+async def _end_all(process: trio.Process) -> None:
+    """End a shell with all that it has started, and see that it has ended."""
+    os.killpg(process.pid, signal.SIGTERM)
+    with trio.move_on_after(PATIENCE):
+        await process.wait()
+        return
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _redis_in(folder: Path) -> Path:

@@ -63,6 +63,8 @@ def _amounts(stats: Mapping[str, Any] | None) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "pushd_store_up", "Whether the store answered when it was asked just now.", stats is not None
     )
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    yield GaugeMetricFamily("pushd_tasks", "Tasks of this process: a few, and some for each connection.", tasks)
     if stats is None:
         return
     store = stats["store"]

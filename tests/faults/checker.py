@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.faults.history import Record
+from tests.faults.processes import Burden
 
 Entry = dict[str, str]
 Violations = Iterator[str]
@@ -20,6 +21,9 @@ Periods = defaultdict[str, list[tuple[float, float]]]
 START = ("online", "takeover")
 FINAL = ("acked", "delivered", "expired", "refused")
 NOTICE = 2.0  # seconds after which a device that is not late has noted that its connection is gone
+STANDING = 75  # tasks, and files, of a node without connections: it was 48 and 18
+EACH = 10  # tasks of a connection: it was 6
+MEMORY = 150_000_000  # bytes of a node with a few devices: it was 73 million
 CLOCK = 0.002  # seconds by which two readings of one clock may seem to disagree: times are written rounded
 
 
@@ -27,13 +31,14 @@ CLOCK = 0.002  # seconds by which two readings of one clock may seem to disagree
 class Evidence:
     """All that a run has left. `streams` has all entries of status, receipt, uplink, push and dead by name.
 
-    `late`: seconds by which those who noted the history may have been late.
+    `late`: seconds by which those who noted the history may have been late. `burdens`: what each node holds that runs.
     """
 
     history: list[Record]
     streams: dict[str, list[Entry]]
     devices: list[dict[str, Any]]
     late: float
+    burdens: list[Burden]
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,6 +71,7 @@ def check(evidence: Evidence) -> list[str]:
         *no_push_is_lost(evidence, deliveries),
         *delivery_is_in_order(evidence, deliveries),
         *no_uplink_is_lost(evidence),
+        *nodes_are_bounded(evidence.burdens),
         *(f"I6: an entry of a service is dead: {entry}" for entry in evidence.streams["dead"]),
     ]
 
@@ -325,6 +331,20 @@ def old_ones_change_nothing(evidence: Evidence, by_conn: dict[str, Epoch], deliv
             holders = [by_conn.get(record["conn"]) for _, record in deliveries.acking[key]]
             if not any(epoch is not None and epoch.covers(float(entry["ts"])) for epoch in holders):
                 yield f"I3: acknowledged by one that did not hold the device: {entry}, {holders}"
+
+
+# ---- bounds ----
+
+
+def nodes_are_bounded(burdens: list[Burden]) -> Violations:
+    """I5: at rest a node has a few tasks and files, and some for each connection; those that have left cost nothing."""
+    for burden in burdens:
+        if (
+            burden.tasks > STANDING + EACH * burden.connections
+            or burden.files > STANDING + burden.connections
+            or burden.memory > MEMORY
+        ):
+            yield f"I5: more than it should have: {burden}"
 
 
 # ---- uplink ----

@@ -179,7 +179,8 @@ class Fleet:
         """All that is left."""
         streams = {stream.value: self.stream(stream.value) for stream in Stream}
         devices = (await self.anyone.get("/v1/devices", limit=1_000))["devices"]
-        return Evidence(list(history.records), streams, devices, history.late)
+        burdens = [await node.daemon.burden() for node in self.nodes if node.runs]
+        return Evidence(list(history.records), streams, devices, history.late, burdens)
 
 
 def key_of(stream: str) -> str:
@@ -250,8 +251,10 @@ async def simulated(
 async def conclude(fleet: Fleet, stage: Stage, devices: int) -> None:
     """Let everything come to rest, and check; then let all devices leave, and check again."""
     stage.drain.set()
-    await until(partial(at_rest, fleet, online=devices), within=3 * PATIENCE)
-    await check_evidence(fleet, stage)
+    try:
+        await until(partial(at_rest, fleet, online=devices), within=2 * PATIENCE)
+    finally:  # which also says why it never came to rest
+        await check_evidence(fleet, stage)
     stage.over.set()
     await until(partial(at_rest, fleet, online=0))
     await check_evidence(fleet, stage)

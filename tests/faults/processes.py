@@ -45,6 +45,16 @@ class Ran:
     err: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Burden:
+    """What a daemon holds: connections of devices, Trio's tasks, open files, bytes of memory."""
+
+    connections: int
+    tasks: int
+    files: int
+    memory: int
+
+
 async def pushdctl(*arguments: str, folder: Path, **variables: str) -> Ran:
     """Run a command to its end, in `folder`."""
     with trio.fail_after(PATIENCE):
@@ -160,6 +170,16 @@ class Daemon:
         text = (await self.ask("GET", "/metrics")).raise_for_status().text
         lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
+
+    async def burden(self) -> Burden:
+        """What it holds just now."""
+        samples = await self.metrics()
+        return Burden(
+            connections=int(samples["pushd_connections"]),
+            tasks=int(samples["pushd_tasks"]),
+            files=int(samples["process_open_fds"]),
+            memory=int(samples["process_resident_memory_bytes"]),
+        )
 
     async def command(self, *arguments: str) -> Ran:
         """Run `pushdctl` against it."""

@@ -96,8 +96,10 @@ async def conclude(deployment: Deployment, stage: Stage) -> None:
     async with deployment.running() as daemon:
         await stage.history.has(worthwhile)
         stage.drain.set()
-        await until(lambda: at_rest(daemon, online=len(DEVICES)), within=3 * PATIENCE)
-        await check_evidence(daemon, stage)
+        try:
+            await until(lambda: at_rest(daemon, online=len(DEVICES)), within=2 * PATIENCE)
+        finally:  # which also says why it never came to rest
+            await check_evidence(daemon, stage)
         stage.over.set()
         await ends(daemon, stage, "SIGKILL")
     async with deployment.running() as daemon:
@@ -114,7 +116,8 @@ async def at_rest(daemon: Daemon, online: int) -> bool:
 async def check_evidence(daemon: Daemon, stage: Stage) -> None:
     streams = {name: await daemon.stream(name) for name in ("status", "receipt", "uplink", "push", "dead")}
     devices = (await daemon.get("/v1/devices", limit=1_000))["devices"]
-    violations = check(Evidence(list(stage.history.records), streams, devices, stage.history.late))
+    evidence = Evidence(list(stage.history.records), streams, devices, stage.history.late, [await daemon.burden()])
+    violations = check(evidence)
     assert not violations, "\n".join(violations[:20])
 
 
