@@ -24,6 +24,7 @@ from pushd.device import Device
 from pushd.errors import StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.heartbeat import Heartbeat
+from pushd.limits import Budget
 from pushd.node import Node
 from pushd.requests import PushDefaults
 from pushd.service import Service
@@ -47,6 +48,7 @@ class Gateway:
         self._config = config
         self._node = node
         self._admission = Admission(node, authenticator)
+        self._uplinks = Budget(config.limits.uplink_rate, 1.0, config.limits.connections)
         self._heartbeat = Heartbeat(node, config.heartbeat.interval)
         self._ingest = trio.CancelScope()
         self._draining = trio.Event()
@@ -129,7 +131,12 @@ class Gateway:
         socket.data[DEVICE].disconnected(reason)
 
     async def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...]) -> None:
-        await socket.data[DEVICE].uplink(event, args)
+        """One device's flood waits here, so that its queue fills and its connection is not read (S14)."""
+        device: Device = socket.data[DEVICE]
+        if wait := self._uplinks.wait(device.device, trio.current_time()):
+            await trio.sleep(wait)
+        self._uplinks.spend(device.device, trio.current_time())
+        await device.uplink(event, args)
 
     # Tasks.
 

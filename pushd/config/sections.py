@@ -332,6 +332,9 @@ class Limits(Section):
     handler_queue: Count = Field(
         default=64, description="events of one device waiting to be stored; then its reading stops"
     )
+    uplink_rate: Count = Field(
+        default=1_000, description="events a second that one device may send for long; then its reading waits"
+    )
     outbox_bytes: Count = Field(
         default=1_048_576, description="bytes waiting to be written to one device; over it, it is closed"
     )

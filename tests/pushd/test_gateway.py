@@ -336,6 +336,22 @@ async def test_counting(tmp_path: Path) -> None:
         assert (stats["connections"], stats["devices"], stats["store"]["online"]) == (2, 2, 2)
 
 
+async def test_s14_a_device_that_sends_too_much_is_slowed_down_and_no_other(tmp_path: Path) -> None:
+    """20 events at once and then 20 a second: 60 take 2 seconds, and none of them is lost."""
+    async with running(tmp_path, limits={"uplink_rate": 20}) as node, node.device("neighbour") as neighbour:
+        async with node.device("flooder") as flooder:
+            for number in range(60):
+                await flooder.emit("n", number)
+            await node.tells(Stream.UPLINK, ("flooder", "21"), "device", "data")
+            assert await neighbour.call("reading", 1) == []
+            await node.tells(Stream.UPLINK, ("flooder", "59"), "device", "data", within=30)
+            told = await node.told(Stream.UPLINK, "device", "data", "ts")
+            assert node.gateway.server.connections == 2, "it is slowed down, not thrown out"
+        stored = {data: float(ts) for device, data, ts in told if device == "flooder"}
+        assert list(stored) == [str(number) for number in range(60)]
+        assert stored["59"] - stored["19"] >= 1.9
+
+
 # ---- the end ----
 
 
