@@ -22,6 +22,7 @@ from engineio_trio.settings import Settings
 from engineio_trio.transport import websocket
 from engineio_trio.transport.base import Transport, TransportEnded
 from engineio_trio.transport.http import HttpConnection, HttpError, PeerGone, Request, Response
+from engineio_trio.transport.poller import Poller
 from engineio_trio.transport.polling import Overlap, PollingTransport, SessionOver
 from engineio_trio.transport.websocket import WebSocketTransport
 
@@ -72,6 +73,7 @@ class Engine:
         self.stopping = False  # no new session is let in
         self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
+        self.poller = Poller()
         self._round = Round()
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:

@@ -56,7 +56,7 @@ class Service:
         self._engine.stopping = False
         self._stopping, self._stopped = trio.Event(), trio.Event()
         try:
-            async with trio.open_nursery() as nursery:
+            async with self._engine.poller.running(), trio.open_nursery() as nursery:
                 self._engine.nursery = nursery
                 async with trio.open_nursery() as accepting:
                     if listeners:
@@ -128,7 +128,7 @@ class Service:
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
         peer = _peer(stream)
-        plain = PlainStream(stream) if isinstance(stream, trio.SocketStream) else stream
+        plain = PlainStream(stream, self._engine.poller) if isinstance(stream, trio.SocketStream) else stream
         await self.serve_stream(plain, remote=peer)
 
 

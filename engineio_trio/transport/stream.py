@@ -103,16 +103,34 @@ class Line:
 
         Raises TransportEnded at the end. May be cancelled, nothing is lost.
         """
+        plain = self._plain if lane is self.lane else None
         head = self.hand_over(lane)
         while head is Head.PARTIAL:
+            data = b""
             try:
-                data = await self.receive()
+                if plain is not None and plain.can_be_watched:
+                    await plain.watch(self)
+                else:
+                    data = await self.receive()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-            if not data:
+                self.peer_ended = True
+            if self.peer_ended:
                 raise TransportEnded(self.failure or CloseReason.TRANSPORT_CLOSE)
             head = self.hand_over(lane, data)
         return head
+
+    def advance(self) -> bool:
+        """Hand over what has come to a plain stream; see `poller.Reader`."""
+        assert self._plain is not None
+        assert self.lane is not None
+        try:
+            data = self._plain.read_nowait(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        if data:
+            return self.hand_over(self.lane, data) is not Head.PARTIAL
+        self.peer_ended = data is not None
+        return self.peer_ended
 
     # Out.
 

@@ -1,0 +1,85 @@
+"""One task that reads many sockets, so that a thousand busy connections are not a thousand busy tasks.
+
+A task that waits for its own socket costs, for each message, a system call to ask, a turn of the scheduler and a walk
+through all its frames. The poller has an epoll of its own, in which a socket stays for as long as somebody watches it,
+and which Trio waits for as for any descriptor. It reads what is ready, while the tasks of the connections sleep.
+"""
+
+import select
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import trio
+
+MOST = 256  # sockets that are read in one turn; all other tasks have theirs in between
+
+
+class Reader(Protocol):
+    """Who deals with what comes from a socket."""
+
+    def advance(self) -> bool:
+        """The socket can be read: do so once, without waiting. True: the task that watches is to look. Must not raise,
+
+        except for what ends the program.
+        """
+
+
+class Poller:
+    """Reads for the tasks that `watch`; only inside `running`, and only where the system has an epoll."""
+
+    def __init__(self) -> None:
+        self._epoll: select.epoll | None = None
+        self._watches: dict[int, tuple[Reader, trio.lowlevel.Task]] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The poller works for the length of the block, and is ended with it. Nobody may be watching then."""
+        if not hasattr(select, "epoll"):
+            yield
+            return
+        with select.epoll() as epoll:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run, epoll)
+                self._epoll = epoll
+                try:
+                    yield
+                finally:
+                    self._epoll = None
+                    nursery.cancel_scope.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether `watch` may be called."""
+        return self._epoll is not None
+
+    async def watch(self, descriptor: int, reader: Reader) -> None:
+        """Have the reader advance whenever the socket can be read; return when it says so, or after `release`."""
+        assert self._epoll is not None
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._watches[descriptor] = (reader, trio.lowlevel.current_task())
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            self._forget(descriptor)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def release(self, descriptor: int) -> None:
+        """Wake the task that watches the socket, if one does: it is being closed."""
+        if descriptor in self._watches:
+            trio.lowlevel.reschedule(self._forget(descriptor))
+
+    def _forget(self, descriptor: int) -> trio.lowlevel.Task:
+        if self._epoll is not None:
+            self._epoll.unregister(descriptor)
+        return self._watches.pop(descriptor)[1]
+
+    async def _run(self, epoll: select.epoll) -> None:
+        watches = self._watches
+        while True:
+            await trio.lowlevel.wait_readable(epoll.fileno())
+            for descriptor, _ in epoll.poll(0, MOST):
+                watch = watches.get(descriptor)  # none if one before it in this turn has ended that connection
+                if watch is not None and watch[0].advance():
+                    self.release(descriptor)
