@@ -175,6 +175,14 @@ class Device:
         """There is something new in the inbox."""
         self._pump.wake()
 
+    def deliver(self, message: Message, after: int) -> None:
+        """Send a message that has just come into the inbox, after this seq; see `Pump.deliver`."""
+        try:
+            self._pump.deliver(message, after)
+        except Exception:  # as in `run`: whatever goes wrong for one device ends its connection alone
+            log.exception("the connection of %r failed", self.device)
+            self._close(CloseReason.INTERNAL_ERROR)
+
     def cast(self, message: Message) -> bool:
         """Send a qos 0 message at once; True if it was put on its way."""
         if self._reason or self._peer.closed is not None:

@@ -35,6 +35,9 @@ class Holder(Protocol):
     def wake(self) -> None:
         """There is something new in the inbox."""
 
+    def deliver(self, message: Message, after: int) -> None:
+        """Send a message that has just come into the inbox, after this seq."""
+
     def cast(self, message: Message) -> bool:
         """Send a qos 0 message; True if it was put on its way."""
 
@@ -81,6 +84,16 @@ class Hub:
         holder = self._holders.get(device)
         if holder is not None:
             holder.wake()
+
+    def deliver(self, device: str, message: Message, after: int) -> None:
+        """See `Control.deliver`."""
+        holder = self._holders.get(device)
+        if holder is not None:
+            holder.deliver(message, after)
+
+    def holds(self, device: str) -> bool:
+        """See `Control.holds`."""
+        return device in self._holders
 
     def wake_all(self) -> None:
         """See `Control.wake_all`."""

@@ -2,24 +2,26 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
 import trio
 
 from pushd.backoff import persist
-from pushd.errors import BadRequest
+from pushd.errors import BadRequest, StoreUnavailable
 from pushd.failpoint import failpoint
-from pushd.model import DEVICE_ID, Entry, Receipt, ReceiptState, Stream
+from pushd.model import DEVICE_ID, Entry, Parcel, Push, Receipt, ReceiptState, Stream
 from pushd.requests import ID_MAX, Form, parse_push, parse_reconcile
 from pushd.service import Service, fields_of
 
 log = logging.getLogger(__name__)
 
-BATCH: Final = 64  # entries taken at once
+BATCH: Final = 200  # entries taken at once: what one call of a store's script takes
+DEVICE: Final = "device:"
 
-Deal = Callable[[Service, Entry], Awaitable[None]]
+Reasons = dict[str, str]  # of entries that make no sense, by their ids
+Deal = Callable[[Service, Sequence[Entry]], Awaitable[Reasons]]
 
 
 async def run(service: Service) -> None:
@@ -33,38 +35,91 @@ async def run(service: Service) -> None:
 
 
 async def consume(service: Service, stream: Stream, deal: Deal) -> None:
-    """Deal with the entries of one stream, one after the other, for ever."""
+    """Deal with the entries of one stream, in their order, for ever."""
     while True:
         entries = await persist(partial(service.store.take, stream, BATCH))
+        reasons = await deal(service, entries)
         for entry in entries:
-            reason = await _deal_with(service, stream, entry, deal)
-            if reason:
-                await persist(partial(_bury, service, stream, entry, reason))
+            if entry.id in reasons:
+                await persist(partial(_bury, service, stream, entry, reasons[entry.id]))
         failpoint(f"ingest.{stream}.dealt")
         await persist(partial(service.store.done, stream, [entry.id for entry in entries]))
 
 
-async def _deal_with(service: Service, stream: Stream, entry: Entry, deal: Deal) -> str:
-    """Deal with one entry; why it cannot be, or nothing."""
+async def push(service: Service, entries: Sequence[Entry]) -> Reasons:
+    """Entries of the push stream: pushes, to be carried, those of each device in their order.
+
+    What is for one device each goes together, as far as it stands together; a topic or `all` has a way of its own.
+    """
+    reasons: Reasons = {}
+    together: dict[str, Push] = {}  # by their entries
+    qos: dict[str, int] = {}  # of the targets among them: it takes two calls to carry both kinds
+    for entry in entries:
+        try:
+            asked = parse_push(entry.fields, service.defaults, f"push-{entry.id}", Form.TEXT)
+        except BadRequest as error:
+            reasons[entry.id] = str(error)
+            continue
+        alone = not asked.target.startswith(DEVICE)
+        if alone or qos.get(asked.target, asked.qos) != asked.qos:
+            reasons |= await _carry_together(service, together)
+            together, qos = {}, {}
+        if alone:
+            reasons |= await _guarded(Stream.PUSH, entry.id, partial(service.carry, asked))
+        else:
+            together[entry.id] = asked
+            qos[asked.target] = asked.qos
+    return reasons | await _carry_together(service, together)
+
+
+async def _carry_together(service: Service, pushes: dict[str, Push]) -> Reasons:
+    """Carry pushes to one device each, by the ids of their entries; those for one device have one `qos`."""
+    reasons: Reasons = {}
+    for qos in (1, 0):
+        parcels = {id: (push, push.target.removeprefix(DEVICE)) for id, push in pushes.items() if push.qos == qos}
+        if parcels and not await _carried(service, list(parcels.values())):
+            for id, parcel in parcels.items():
+                reasons |= await _guarded(Stream.PUSH, id, partial(service.carry_each, [parcel]))
+    return reasons
+
+
+async def _carried(service: Service, parcels: Sequence[Parcel]) -> bool:
+    """Try to carry them all at once; if that goes wrong for one of them, or the store is away, each must go alone."""
     try:
-        await persist(partial(deal, service, entry))
+        await service.carry_each(parcels)
+    except StoreUnavailable as error:
+        log.info("%d pushes wait for the store: %s", len(parcels), error)
+        return False
+    except Exception:  # the boundary of an entry is there where each goes by itself
+        log.exception("one of %d pushes cannot be carried; each is tried by itself", len(parcels))
+        return False
+    return True
+
+
+async def reconcile(service: Service, entries: Sequence[Entry]) -> Reasons:
+    """Entries of the reconcile stream: the answers go to `reconciled`."""
+    reasons: Reasons = {}
+    for entry in entries:
+        try:
+            request = parse_reconcile(entry.fields, f"reconcile-{entry.id}", Form.TEXT)
+        except BadRequest as error:
+            reasons[entry.id] = str(error)
+        else:
+            call = partial(service.reconcile, request.id, request.devices)
+            reasons |= await _guarded(Stream.RECONCILE, entry.id, call)
+    return reasons
+
+
+async def _guarded(stream: Stream, id: str, call: Callable[[], Awaitable[object]]) -> Reasons:
+    """Do what an entry wants, however long the store is away; why that cannot be, or nothing."""
+    try:
+        await persist(call)
     except BadRequest as error:
-        return str(error)
+        return {id: str(error)}
     except Exception as error:  # the boundary of an entry: whatever it triggers, the next one proceeds
-        log.exception("entry %s of the %s stream failed", entry.id, stream)
-        return f"internal error: {type(error).__name__}"
-    return ""
-
-
-async def push(service: Service, entry: Entry) -> None:
-    """An entry of the push stream: a push, to be carried. Raises BadRequest."""
-    await service.carry(parse_push(entry.fields, service.defaults, f"push-{entry.id}", Form.TEXT))
-
-
-async def reconcile(service: Service, entry: Entry) -> None:
-    """An entry of the reconcile stream: the answer goes to `reconciled`. Raises BadRequest."""
-    request = parse_reconcile(entry.fields, f"reconcile-{entry.id}", Form.TEXT)
-    await service.reconcile(request.id, request.devices)
+        log.exception("entry %s of the %s stream failed", id, stream)
+        return {id: f"internal error: {type(error).__name__}"}
+    return {}
 
 
 async def _bury(service: Service, stream: Stream, entry: Entry, reason: str) -> None:

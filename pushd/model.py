@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._~@-]{1,128}")
 TOPIC = re.compile(r"[A-Za-z0-9._~@/-]{1,128}")
@@ -71,6 +71,9 @@ class Push:
     event: str = "push"
     ttl: float = 604_800.0
     qos: int = 1
+
+
+Parcel: TypeAlias = tuple[Push, str]  # and the device that it is for
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

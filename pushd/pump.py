@@ -1,6 +1,7 @@
 """The downlink of one connection: reads the device's inbox after a cursor, sends, collects acknowledgements.
 
-A live push is only a wake-up: replay at connect and live delivery are the same loop, so nothing falls between them.
+What waits is read by one loop, at connect as later. A live push brings its message along, which is sent at once if
+there is nothing to read before it; else it is but a wake-up. Either way the inbox has it, so nothing falls between.
 What is in memory (sent and not confirmed, confirmed and not yet written to the store) never exceeds the window.
 """
 
@@ -43,8 +44,8 @@ class Pump:
     Messages go out in rising `seq`. Each counts against the window until the store has its confirmation: the client's
     acknowledgement, or (`Confirm.WRITE`) the completed write.
 
-    An idle device costs no task of its own: `run` waits in its caller's; the tasks that write confirmations and that
-    send again are there only while there is something to confirm or to wait for.
+    An idle device costs no task of its own: `run` waits in its caller's; the task that sends again is there only while
+    there is something to wait for.
     """
 
     def __init__(self, device: str, epoch: int, peer: Peer, node: Node, confirm: Confirm) -> None:
@@ -60,15 +61,29 @@ class Pump:
         self._confirmed: dict[int, ReceiptState] = {}
         self._unread = True  # the inbox may have something after the cursor
         self._burst = 0
-        self._work = trio.Event()  # for the sender: something to read, or room
+        self._work = trio.Event()  # something to read, to confirm or to flush
         self._nursery: trio.Nursery | None = None  # while it runs
-        self._writing = False  # whether there is a task for that
-        self._watching = False
+        self._watching = False  # whether there is a task that sends again
 
     def wake(self) -> None:
         """The inbox may have something new."""
         self._unread = True
         self._work.set()
+
+    def deliver(self, message: Message, after: int) -> None:
+        """Send a message that has come into the inbox, and is marked as sent; before it, that ended with seq `after`.
+
+        If it is not the next one to be sent, or there is no room for it, it is left to be read.
+        """
+        if self._nursery is None or message.seq <= self._cursor:
+            return
+        if after > self._cursor or self.held >= self._window or self._burst >= BURST:
+            self.wake()
+            return
+        failpoint("deliver.fetched")
+        self._send(message)
+        if self._burst >= BURST or self._confirm is Confirm.WRITE:
+            self._work.set()
 
     async def run(self) -> None:
         """Deliver until the connection ends. Raises StaleEpoch when the device is somebody else's."""
@@ -87,15 +102,23 @@ class Pump:
 
     async def _deliver(self) -> None:
         while True:
-            room = self._window - self.held
-            if self._unread and room > 0:
-                await self._send_next(room)
-                continue
-            self._work = trio.Event()
-            with trio.move_on_after(TICK) as patience:
-                await self._work.wait()
-            if patience.cancelled_caught:
-                self._unread = True
+            if self._confirm is Confirm.WRITE and self._inflight:
+                await self._confirm_written()
+            elif self._burst >= BURST:
+                await self._flush()
+            elif self._confirmed:
+                await self.finish()
+            elif self._unread and self.held < self._window:
+                await self._send_next(self._window - self.held)
+            else:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        self._work = trio.Event()
+        with trio.move_on_after(TICK) as patience:
+            await self._work.wait()
+        if patience.cancelled_caught:
+            self._unread = True
 
     async def _send_next(self, room: int) -> None:
         self._unread = False
@@ -104,17 +127,22 @@ class Pump:
             self._unread = True  # there may be more than fitted
         failpoint("deliver.fetched")
         for message in messages:
-            self._cursor = message.seq
-            await self._send(message)
-        if self._confirm is Confirm.WRITE and messages:
-            await self._confirm_written()
+            if message.seq <= self._cursor:
+                continue  # it came to `deliver` meanwhile
+            if self.held >= self._window:
+                self._unread = True  # as others did
+                break
+            self._send(message)
+            if self._burst >= BURST:
+                await self._flush()
 
     async def _fetch(self, room: int) -> list[Message]:
         with self._node.metrics.store_call("fetch"):
             return await self._node.store.fetch(self._device, self._epoch, self._cursor, room)
 
-    async def _send(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         """Send a message and count it in flight; one that cannot be sent at all is refused, so that others proceed."""
+        self._cursor = message.seq
         if message.redelivered:
             self._node.metrics.redeliveries.inc()
         try:
@@ -129,8 +157,6 @@ class Pump:
             self._nursery.start_soon(self._resend, name=f"resend {self._device}")
         failpoint("deliver.sent")
         self._burst += len(message.data)
-        if self._burst >= BURST:
-            await self._flush()
 
     def _emit(self, message: Message) -> list[Callable[[], None]]:
         """Send a message; how to forget that its acknowledgement is awaited, if one is."""
@@ -164,16 +190,7 @@ class Pump:
         for forget in flight.forgets if flight else ():
             forget()  # a client that remembers ids acks one of several sendings: the others would be awaited for ever
         self._confirmed[seq] = state
-        if not self._writing and self._nursery is not None:
-            self._writing = True
-            self._nursery.start_soon(self._write_confirmations, name=f"confirm {self._device}")
-
-    async def _write_confirmations(self) -> None:
-        """Write what has been confirmed, at once when idle; what comes during a write goes with the next one."""
-        while self._confirmed:
-            await self.finish()
-            self._work.set()
-        self._writing = False
+        self._work.set()
 
     async def finish(self) -> None:
         """Write the confirmations that have come so far. Raises StaleEpoch. Bound it: the store may be away."""

@@ -1,5 +1,6 @@
 """What services can ask of the daemon: the one place behind the admin interface and the streams."""
 
+import collections
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ import trio
 from pushd import __version__
 from pushd.hub import ADMIN
 from pushd.metrics import Metrics
-from pushd.model import Push, Receipt, ReceiptState, Stream, as_json
+from pushd.model import Parcel, Push, Receipt, ReceiptState, Stream, as_json
 from pushd.node import Node
 from pushd.reconcile import reconcile
 from pushd.requests import PushDefaults
@@ -58,6 +59,14 @@ class Service:
         async for _ in self._spread(push):
             pass
 
+    async def carry_each(self, parcels: Sequence[Parcel]) -> None:
+        """Carry pushes of one `qos` to one device each, in their order. Raises StoreUnavailable, as `push`."""
+        qos = parcels[0][0].qos
+        send, operation = (self.store.enqueue_each, "enqueue") if qos else (self.store.cast_each, "cast")
+        with self.metrics.store_call(operation):
+            receipts = await send(parcels)
+        self._count(receipts)
+
     async def kick(self, device: str, reason: str, by: str = ADMIN) -> bool:
         """Disconnect a device for good: a stock client does not come back by itself. False if it is not connected."""
         with self.metrics.store_call("kick"):
@@ -94,9 +103,12 @@ class Service:
         async for devices in self._targets(push.target):
             with self.metrics.store_call(operation):
                 receipts = await send(push, devices)
-            for receipt in receipts:
-                self.metrics.pushes.labels(receipt.state).inc()
+            self._count(receipts)
             yield receipts
+
+    def _count(self, receipts: Sequence[Receipt]) -> None:
+        for state, count in collections.Counter(receipt.state for receipt in receipts).items():
+            self.metrics.pushes.labels(state).inc(count)
 
     async def _targets(self, target: str) -> AsyncIterator[list[str]]:
         kind, _, name = target.partition(":")

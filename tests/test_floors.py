@@ -32,7 +32,8 @@ FLOORS = {
                     config.layers config.sections config.keys config.loading config config.reference
         redis:      store.redis.replies store.redis.wire store.redis.link store.redis.routing
                     store.redis.sentinel store.redis.cluster store.redis.pubsub store.redis.topology
-                    store.redis.keys store.redis.entries store.redis.scripts store.redis.lease store.redis.context
+                    store.redis.keys store.redis.entries store.redis.scripts store.redis.rounds
+                    store.redis.lease store.redis.context
                     store.redis.control store.staleness store.redis.bindings store.redis.messages store.redis.devices
                     store.redis.news store.redis.streams store.redis.groups store.redis.store
         store:      store.sqlite.transaction store.sqlite.worker store.sqlite.schema store.sqlite.streams

@@ -78,6 +78,7 @@ class Config(BaseModel):
             takeovers=self.takeover.max,
             takeover_window=self.takeover.window,
             inbox_max=self.delivery.inbox_max,
+            window=self.delivery.window,
             dedupe=self.delivery.dedupe,
             stale_after=self.heartbeat.stale_after,
             stream_max=self.streams.max,

@@ -16,6 +16,7 @@ from pushd.model import (
     DeviceRecord,
     Entry,
     Message,
+    Parcel,
     Push,
     Receipt,
     ReceiptState,
@@ -31,12 +32,14 @@ class Limits:
     More than `takeovers` takeovers of one device within `takeover_window` are refused; an inbox holds `inbox_max`
     messages; a push id is remembered for `dedupe`; a device not heard of for `stale_after` is not alive; a stream
     keeps at least its last `stream_max` entries; a device that is offline, has nothing waiting and has not been touched
-    for `forget_after` (and for `dedupe`) is no longer known.
+    for `forget_after` (and for `dedupe`) is no longer known. Who has fewer than `window` messages waiting is given a
+    new one without its inbox being read.
     """
 
     takeovers: int = 3
     takeover_window: float = 10.0
     inbox_max: int = 1_000
+    window: int = 16
     dedupe: float = 86_400.0
     stale_after: float = 90.0
     stream_max: int = 1_000_000
@@ -64,6 +67,16 @@ class Control(Protocol):
 
     def wake(self, device: str) -> None:
         """The device's inbox has something new. A hint: it may come twice, late, or for a device that has gone."""
+
+    def deliver(self, device: str, message: Message, after: int) -> None:
+        """Send a message that is in the device's inbox since just now, and is marked as sent.
+
+        Nothing else in the inbox has a seq > `after`. A hint as `wake` is: what cannot be sent at once, or was heard
+        of already, is left to the next fetch.
+        """
+
+    def holds(self, device: str) -> bool:
+        """Whether this node has a connection of the device to which something can be sent."""
 
     def wake_all(self) -> None:
         """Any inbox may have something new: hints may have been lost."""
@@ -106,14 +119,20 @@ class Store(Protocol):
         """Unbind the device, whoever holds it, with one `offline`, and have its node close it; False if nobody does."""
 
     async def enqueue(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
-        """Put a qos 1 push into each device's inbox and wake their holders; one receipt each, also on its stream.
+        """Put a qos 1 push into each device's inbox and tell their holders; one receipt each, also on its stream.
 
         `stored` with the device's next `seq`; `duplicate` (with the first one's seq) if the device had this push id
         within the dedupe window; `refused` with a reason if the inbox is full.
         """
 
+    async def enqueue_each(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        """As `enqueue`, of many pushes each for its device, in their order; what of it is one step is the store's."""
+
     async def cast(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
         """Send a qos 0 push to those of the devices that are connected; `delivered` or `refused` for each."""
+
+    async def cast_each(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        """As `cast`, of many pushes each for its device, in their order."""
 
     async def members(self, topic: str | None, after: str, limit: int) -> list[str]:
         """Known device ids greater than `after`, in order: those of a topic, or all (None)."""

@@ -29,6 +29,12 @@ class Silent:
     def wake(self, device: str) -> None:
         pass
 
+    def deliver(self, device: str, message: Message, after: int) -> None:
+        pass
+
+    def holds(self, device: str) -> bool:
+        return True
+
     def wake_all(self) -> None:
         pass
 

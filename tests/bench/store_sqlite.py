@@ -25,6 +25,12 @@ class Silent:
     def wake(self, device: str) -> None:
         pass
 
+    def deliver(self, device: str, message: Message, after: int) -> None:
+        pass
+
+    def holds(self, device: str) -> bool:
+        return True
+
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
         pass
 

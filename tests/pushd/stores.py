@@ -29,6 +29,7 @@ class Node:
     """A `Control` that notes everything. `casts` to the devices in `deaf` do not go out."""
 
     wakes: list[str] = dataclasses.field(default_factory=list)
+    deliveries: list[tuple[str, Message, int]] = dataclasses.field(default_factory=list)
     kicks: list[tuple[str, int, str, str]] = dataclasses.field(default_factory=list)
     casts: list[tuple[str, Message]] = dataclasses.field(default_factory=list)
     losses: int = 0
@@ -37,6 +38,12 @@ class Node:
 
     def wake(self, device: str) -> None:
         self.wakes.append(device)
+
+    def deliver(self, device: str, message: Message, after: int) -> None:
+        self.deliveries.append((device, message, after))
+
+    def holds(self, device: str) -> bool:
+        return device not in self.deaf
 
     def wake_all(self) -> None:
         self.alarms += 1

@@ -4,7 +4,7 @@ import trio
 import trio.testing
 
 from engineio_trio.errors import CloseReason
-from pushd.model import Confirm, Stream
+from pushd.model import Confirm, Message, Stream
 from tests.pushd.core_support import open_world, until
 
 Clock = trio.testing.MockClock
@@ -157,6 +157,7 @@ async def test_an_outage_of_the_store_loses_nothing_and_keeps_the_connection(moc
         await world.push("a")
         device, peer = await world.login()
         await until(lambda: peer.sent)
+        world.only_wake()
         world.store.away = {"fetch", "ack"}
         await world.push("b")
         peer.ack(peer.seqs[0])
@@ -180,12 +181,58 @@ async def test_a_lost_wake_up_is_made_good_by_the_tick(mock_clock: Clock) -> Non
     async with open_world(mock_clock) as world:
         _, peer = await world.login()
         await world.settle()
-        world.node.hub.wake = lambda device: None  # type: ignore[method-assign]
+        world.node.hub.deliver = lambda device, message, after: None  # type: ignore[method-assign]
         await world.push("a")
         await world.settle()
         assert peer.sent == []
         await world.pass_time(31)
         await until(lambda: peer.sent)
+
+
+async def test_a_live_push_is_sent_without_reading_the_inbox(mock_clock: Clock) -> None:
+    """I2: in order with what was read, not marked, and confirmed like it."""
+    async with open_world(mock_clock) as world:
+        await world.push("a")
+        device, peer = await world.login()
+        await until(lambda: peer.sent)
+        await world.settle()
+        fetches = world.store.tried.count("fetch")
+        await world.push("b", "c")
+        await until(lambda: len(peer.sent) == 3)
+        assert world.store.tried.count("fetch") == fetches
+        assert [(sent.args[1]["id"], sent.redelivered) for sent in peer.sent] == [
+            ("a", False),
+            ("b", False),
+            ("c", False),
+        ]
+        peer.ack(*peer.seqs)
+        await until(lambda: device._pump.held == 0)
+        assert (await world.store.device("d1")).inbox == 0
+
+
+async def test_what_comes_along_twice_late_or_out_of_turn_is_left_to_the_inbox(mock_clock: Clock) -> None:
+    """I2, I5: hints may be lost and repeated; with no room for it, a message is read when there is."""
+    async with open_world(mock_clock, window=2) as world:
+        device, peer = await world.login()
+        await world.settle()
+        kept: list[tuple[Message, int]] = []
+        world.node.hub.deliver = lambda device, message, after: kept.append((message, after))  # type: ignore[method-assign]
+        await world.push("a", "b", "c")
+        (first, second, _) = kept
+        device.deliver(*second)
+        assert peer.sent == [], "something stands before it"
+        await until(lambda: len(peer.sent) == 2)
+        device.deliver(*first)
+        device.deliver(*second)
+        device.deliver(Message(second[0].seq + 1, "c", "push", "1", redelivered=False), second[0].seq)
+        assert len(peer.sent) == 2, "there is no room"
+        peer.ack(*peer.seqs)
+        await until(lambda: len(peer.sent) == 3)
+        assert [sent.args[1]["id"] for sent in peer.sent] == ["a", "b", "c"]
+        peer.drop()
+        await until(lambda: world.gone)
+        device.deliver(Message(second[0].seq + 2, "d", "push", "1", redelivered=False), 0)
+        assert len(peer.sent) == 3, "it is over"
 
 
 async def test_confirmed_by_write_needs_no_ack(mock_clock: Clock) -> None:
@@ -198,6 +245,8 @@ async def test_confirmed_by_write_needs_no_ack(mock_clock: Clock) -> None:
         assert (await world.store.device("d1")).inbox == 0
         states = await world.told(Stream.RECEIPT, "id", "state")
         assert [state for state in states if state[1] == "delivered"] == [("a", "delivered"), ("b", "delivered")]
+        await world.push("live")
+        await until(lambda: len(peer.sent) == 3 and device._pump.held == 0)
 
 
 async def test_an_identity_may_override_what_confirms(mock_clock: Clock) -> None:

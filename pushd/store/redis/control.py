@@ -1,7 +1,8 @@
 """The control channel: what other nodes' calls tell the node that holds a device. One hop, out of the scripts."""
 
 import logging
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 import msgspec
@@ -9,6 +10,7 @@ import trio
 
 from pushd.model import Message
 from pushd.store.base import Control
+from pushd.store.redis.entries import unpack_message
 from pushd.store.redis.lease import Lease
 from pushd.store.redis.pubsub import Gap
 from pushd.store.redis.topology import Client
@@ -20,6 +22,7 @@ _Cast = tuple[str, str, str]  # push id, event, data
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Cast).decode
 SEPARATOR: Final = b"\0"
+_PARCEL: Final = struct.Struct(">dHI")  # before a device id and a message: a number, and how long these are
 
 
 def pack_cast(id: str, event: str, data: str) -> bytes:
@@ -34,6 +37,27 @@ def tell(notice: Callable[..., T], *args: object) -> T | None:
     except Exception:
         log.exception("the node's control raised; a connection may not know what became of its device")
         return None
+
+
+def hand_over(control: Control, lease: Lease, device: str, message: Message, after: int) -> None:
+    """Have the device given a message that is marked as sent; while the lease is in doubt, look at its inbox later.
+
+    A node that hears of it after a long sleep may hold the device no longer: to read the inbox, it must be certain.
+    """
+    if lease.valid:
+        tell(control.deliver, device, message, after)
+    else:
+        tell(control.wake, device)
+
+
+def _parcels(data: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """Devices with a number and a message each."""
+    at = 0
+    while at < len(data):
+        number, device, message = _PARCEL.unpack_from(data, at)
+        begin = at + _PARCEL.size + device
+        yield data[at + _PARCEL.size : begin].decode(), int(number), data[begin : begin + message]
+        at = begin + message
 
 
 class Listener:
@@ -62,17 +86,19 @@ class Listener:
 
     def _hear(self, data: bytes) -> None:
         kind, _, rest = data.partition(SEPARATOR)
-        device, _, rest = rest.partition(SEPARATOR)
-        name = device.decode()
         if kind == b"wake":
-            tell(self._control.wake, name)
+            for woken in rest.split(SEPARATOR):
+                tell(self._control.wake, woken.decode())
         elif kind == b"kick":
-            epoch, reason, by = rest.split(SEPARATOR, 2)
-            tell(self._control.kick, name, int(epoch), reason.decode(), by.decode())
+            kicked, epoch, reason, by = rest.split(SEPARATOR, 3)
+            tell(self._control.kick, kicked.decode(), int(epoch), reason.decode(), by.decode())
+        elif kind == b"deliver":
+            for device, after, entry in _parcels(rest):
+                hand_over(self._control, self._lease, device, unpack_message(entry, sent=0), after)
         elif kind == b"cast":
-            if not self._lease.valid:
-                return  # heard after a long sleep: the device may be elsewhere
-            id, event, text = _decode(rest)
-            tell(self._control.cast, name, Message(0, id, event, text, redelivered=False))
+            for device, _, message in _parcels(rest):
+                id, event, text = _decode(message)
+                if self._lease.valid:
+                    tell(self._control.cast, device, Message(0, id, event, text, redelivered=False))
         else:
             log.warning("a message on the control channel is not understood (a newer node?): %.100r", data)

@@ -1,11 +1,15 @@
-"""Entries of streams as the server has them: ids and fields."""
+"""Entries as the server has them: of streams (ids and fields) and of inboxes (messages)."""
 
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pushd.errors import BadRequest
+from pushd.model import Message
 
+_HEAD: Final = struct.Struct(">dd")  # of an inbox's entry: seq, expiry
+_SIZE: Final = struct.Struct(">H")  # before a text in it
 _ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
@@ -36,3 +40,18 @@ def fields_of(flat: Sequence[bytes]) -> dict[str, str]:
 def flat(fields: Mapping[str, str]) -> list[str]:
     """Fields as XADD takes them."""
     return [word for pair in fields.items() for word in pair]
+
+
+def pack_message(id: str, event: str, data: str) -> bytes:
+    """An inbox's entry without its head, which the script puts before it; see inbox.lua."""
+    id_bytes, event_bytes = id.encode(), event.encode()
+    return b"".join((_SIZE.pack(len(id_bytes)), id_bytes, _SIZE.pack(len(event_bytes)), event_bytes, data.encode()))
+
+
+def unpack_message(entry: bytes, sent: int) -> Message:
+    """The message in an inbox's entry; `sent`: the highest seq that was sent before."""
+    seq = int(_HEAD.unpack_from(entry)[0])
+    id_end = 18 + _SIZE.unpack_from(entry, 16)[0]
+    event_end = id_end + 2 + _SIZE.unpack_from(entry, id_end)[0]
+    id, event, data = entry[18:id_end], entry[id_end + 2 : event_end], entry[event_end:]
+    return Message(seq, id.decode(), event.decode(), data.decode(), redelivered=seq <= sent)

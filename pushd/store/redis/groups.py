@@ -56,11 +56,11 @@ class Group:
             try:
                 await self._recover(limit)
                 await self._claim_if_due(limit)
+                if 0 < len(self._held) < limit:
+                    await self._read(limit - len(self._held), 0.0)
                 while not self._held:
                     await self._read(limit, BLOCK)
                     await self._claim_if_due(limit)
-                if len(self._held) < limit:
-                    await self._read(limit - len(self._held), 0.0)
                 return list(self._held.values())[:limit]
             except ResponseError as error:
                 if error.status_code != "NOGROUP":

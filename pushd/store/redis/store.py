@@ -15,7 +15,19 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from pushd.backoff import Backoff, persist
 from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
-from pushd.model import Bound, Counts, DeviceRecord, Entry, Message, Push, Receipt, ReceiptState, Stream, Throttled
+from pushd.model import (
+    Bound,
+    Counts,
+    DeviceRecord,
+    Entry,
+    Message,
+    Parcel,
+    Push,
+    Receipt,
+    ReceiptState,
+    Stream,
+    Throttled,
+)
 from pushd.store.base import Control, Deployment, Limits
 from pushd.store.redis.address import Kind, parse_address
 from pushd.store.redis.bindings import Bindings
@@ -127,7 +139,7 @@ class RedisStore:
         self._context = context
         self._deployment = deployment
         self._bindings = Bindings(context)
-        self._messages = Messages(context)
+        self._messages = Messages(context, nursery)
         self._streams = Streams(context, nursery)
         self._directory = Directory(context)
         self._groups = {stream: Group(context, stream) for stream in TAKEN}
@@ -247,11 +259,17 @@ class RedisStore:
     # ---- messages ----
 
     async def enqueue(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
+        return await self.enqueue_each([(push, device) for device in devices])
+
+    async def enqueue_each(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         with self._noting_fullness():
-            return await self._messages.enqueue(push, devices)
+            return await self._messages.enqueue(parcels)
 
     async def cast(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
-        return await self._messages.cast(push, devices)
+        return await self._messages.cast([(push, device) for device in devices])
+
+    async def cast_each(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        return await self._messages.cast(parcels)
 
     async def fetch(self, device: str, epoch: int, after: int, limit: int) -> list[Message]:
         return await self._messages.fetch(device, epoch, after, limit)

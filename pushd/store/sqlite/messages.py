@@ -7,21 +7,23 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from pushd.errors import BadRequest
-from pushd.model import Message, Push, Receipt, ReceiptState, Stream
+from pushd.model import Message, Parcel, Push, Receipt, ReceiptState, Stream
 from pushd.store.sqlite import bindings, streams
 from pushd.store.sqlite.transaction import Transaction
 
-_FIND = """SELECT device.no, device.seq, device.inbox, device.conn, mark.seq, mark.until
+_FIND = """SELECT device.no, device.seq, device.inbox, device.sent, device.conn, mark.seq, mark.until
            FROM device LEFT JOIN mark ON mark.device = device.no AND mark.id = ? WHERE device.id = ?"""
 _STORE = "INSERT INTO inbox (device, seq, id, event, data, expires) VALUES (?, ?, ?, ?, ?, ?)"
+_TAIL = "SELECT max(seq) FROM inbox WHERE device = ?"
+_COUNT = "UPDATE device SET seq = ?, sent = ?, inbox = inbox + 1, changed = ? WHERE no = ?"
 _NEXT = "SELECT n, seq, id, event, data, expires FROM inbox WHERE device = ? AND seq > ? ORDER BY seq LIMIT ?"
 
 
-def enqueue(tx: Transaction, push: Push, devices: Sequence[str]) -> list[Receipt]:
-    """Put a push into inboxes; see `Store.enqueue`."""
-    if not push.id:
+def enqueue(tx: Transaction, parcels: Sequence[Parcel]) -> list[Receipt]:
+    """Put pushes into inboxes; see `Store.enqueue_each`."""
+    if not all(push.id for push, _ in parcels):
         raise BadRequest("id: must not be empty, every push without one would be taken for the same")
-    receipts = [_enqueue_one(tx, push, device) for device in devices]
+    receipts = [_enqueue_one(tx, push, device) for push, device in parcels]
     streams.receipts(tx, receipts)
     return receipts
 
@@ -30,19 +32,25 @@ def _enqueue_one(tx: Transaction, push: Push, device: str) -> Receipt:
     limits = tx.context.limits
     row = tx.db.execute(_FIND, (push.id, device)).fetchone()
     if row is None:
-        row = (bindings.create(tx, device), 0, 0, "", None, None)
-    number, last, waiting, conn, marked, until = row
+        row = (bindings.create(tx, device), 0, 0, 0, "", None, None)
+    number, last, waiting, sent, conn, marked, until = row
+    control = tx.context.control
     if marked is not None and until > tx.now:
         return Receipt(push.id, device, ReceiptState.DUPLICATE, marked, tx.now)
     if waiting >= limits.inbox_max and not _expire_of(tx, number):
         reason = f"inbox full ({limits.inbox_max} messages wait)"
         return Receipt(push.id, device, ReceiptState.REFUSED, 0, tx.now, reason)
     seq = last + 1
-    tx.db.execute("UPDATE device SET seq = ?, inbox = inbox + 1, changed = ? WHERE no = ?", (seq, tx.now, number))
+    tail = tx.db.execute(_TAIL, (number,)).fetchone()[0] if waiting else 0
+    if conn and waiting < limits.window and sent >= tail:
+        message = Message(seq, push.id, push.event, push.data, redelivered=False)
+        tx.notices.append(partial(control.deliver, device, message, tail))
+        sent = seq
+    elif conn:
+        tx.notices.append(partial(control.wake, device))
+    tx.db.execute(_COUNT, (seq, sent, tx.now, number))
     tx.db.execute(_STORE, (number, seq, push.id, push.event, push.data, tx.now + push.ttl))
     tx.db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", (number, push.id, seq, tx.now + limits.dedupe))
-    if conn:
-        tx.notices.append(partial(tx.context.control.wake, device))
     return Receipt(push.id, device, ReceiptState.STORED, seq, tx.now)
 
 

@@ -16,6 +16,7 @@ from pushd.model import (
     DeviceRecord,
     Entry,
     Message,
+    Parcel,
     Push,
     Receipt,
     ReceiptState,
@@ -156,20 +157,26 @@ class SqliteStore:
     # ---- messages ----
 
     async def enqueue(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
-        return await self._writer.run(partial(messages.enqueue, push=push, devices=devices))
+        return await self.enqueue_each([(push, device) for device in devices])
+
+    async def enqueue_each(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        return await self._writer.run(partial(messages.enqueue, parcels=parcels))
 
     async def cast(self, push: Push, devices: Sequence[str]) -> list[Receipt]:
-        bound = await self._reader.run(partial(bindings.bound, devices=devices))
-        message = Message(0, push.id, push.event, push.data, redelivered=False)
+        return await self.cast_each([(push, device) for device in devices])
+
+    async def cast_each(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        bound = await self._reader.run(partial(bindings.bound, devices=[device for _, device in parcels]))
         now = self._clock()
-        receipts = [
-            Receipt(push.id, device, ReceiptState.DELIVERED, 0, now)
-            if here and self._context.control.cast(device, message)
-            else Receipt(push.id, device, ReceiptState.REFUSED, 0, now, "offline")
-            for device, here in zip(devices, bound, strict=True)
-        ]
+        receipts = [self._cast(push, device, here, now) for (push, device), here in zip(parcels, bound, strict=True)]
         await self._writer.run(partial(streams.receipts, written=receipts))
         return receipts
+
+    def _cast(self, push: Push, device: str, here: bool, now: float) -> Receipt:
+        message = Message(0, push.id, push.event, push.data, redelivered=False)
+        if here and self._context.control.cast(device, message):
+            return Receipt(push.id, device, ReceiptState.DELIVERED, 0, now)
+        return Receipt(push.id, device, ReceiptState.REFUSED, 0, now, "offline")
 
     async def fetch(self, device: str, epoch: int, after: int, limit: int) -> list[Message]:
         return await self._writer.run(partial(messages.fetch, device=device, epoch=epoch, after=after, limit=limit))

@@ -1,42 +1,58 @@
 -- uses inbox
--- Remove messages from an inbox that have arrived, with a receipt each.
--- KEYS  device, inbox, expiries, receipt, waiting
--- ARGV  now, incarnation, epoch, device id, state (for the receipts), then each seq
--- ->  how many were there; -1 if this node does not hold the device with that epoch
+-- Remove messages from inboxes that have arrived, with a receipt each.
+-- KEYS  expiries, receipt, waiting, then device and inbox of each place
+-- ARGV  now, incarnation, then of each place: epoch, device id, state (for the receipts), how many, and each seq
+-- ->  for each place how many were there; -1 if this node does not hold the device with that epoch
 -- Works when the server is full.
 local LOOK = 4
-local held = redis.call('HMGET', KEYS[1], 'e', 'n')
-if held[1] ~= ARGV[3] or held[2] ~= ARGV[2] then
-    return -1
+local position = 2
+
+local function next_argument()
+    position = position + 1
+    return ARGV[position]
 end
-local wanted, order, highest = {}, {}, 0
-for index = 6, #ARGV do
-    local seq = tonumber(ARGV[index])
-    if not wanted[seq] then
-        wanted[seq] = true
-        order[#order + 1] = seq
-        highest = math.max(highest, seq)
-    end
-end
-local found, count, start, head, done = {}, 0, 0, true, false
-local asked, rows
-repeat
-    asked = #order - count + LOOK
-    rows = redis.call('LRANGE', KEYS[2], start, start + asked - 1)
-    for place, entry in ipairs(rows) do
-        local seq = seq_of(entry)
-        if wanted[seq] then
-            found[seq] = entry
-            count = count + 1
-            head = head and start + place == count
+
+local function ack(key, inbox)
+    local held = redis.call('HMGET', key, 'e', 'n')
+    local epoch, device, state = next_argument(), next_argument(), next_argument()
+    local wanted, order, highest = {}, {}, 0
+    for _ = 1, tonumber(next_argument()) do
+        local seq = tonumber(next_argument())
+        if not wanted[seq] then
+            wanted[seq] = true
+            order[#order + 1] = seq
+            highest = math.max(highest, seq)
         end
-        done = done or seq >= highest
     end
-    start = start + #rows
-until #rows < asked or count == #order or done
-local entries = {}
-for _, seq in ipairs(order) do
-    entries[#entries + 1] = found[seq]
+    if held[1] ~= epoch or held[2] ~= ARGV[2] then
+        return -1
+    end
+    local found, count, start, head, done = {}, 0, 0, true, false
+    local asked, rows
+    repeat
+        asked = #order - count + LOOK
+        rows = redis.call('LRANGE', inbox, start, start + asked - 1)
+        for place, entry in ipairs(rows) do
+            local seq = seq_of(entry)
+            if wanted[seq] then
+                found[seq] = entry
+                count = count + 1
+                head = head and start + place == count
+            end
+            done = done or seq >= highest
+        end
+        start = start + #rows
+    until #rows < asked or count == #order or done
+    local entries = {}
+    for _, seq in ipairs(order) do
+        entries[#entries + 1] = found[seq]
+    end
+    take_out(inbox, KEYS[1], KEYS[2], KEYS[3], device, entries, head, state)
+    return count
 end
-take_out(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[4], entries, head, ARGV[5])
-return count
+
+local answer = {}
+for place = 1, (#KEYS - 3) / 2 do
+    answer[place] = ack(KEYS[2 + 2 * place], KEYS[3 + 2 * place])
+end
+return answer

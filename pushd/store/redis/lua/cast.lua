@@ -1,22 +1,29 @@
--- Hand a qos 0 message to the nodes that hold the devices.
--- KEYS  receipt, then each device
--- ARGV  now, incarnation, push id, the message as it travels, prefix of control channels, then each device id
--- ->  now, then for each device 'gone' (published to its node), 'away' (nobody holds it) or 'here' (this node holds it,
---     and has yet to send it and to write the receipt)
-local me, id, message, channels = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local answer = {now}
-for index = 6, #ARGV do
-    local device = ARGV[index]
-    local node = redis.call('HGET', KEYS[index - 4], 'n')
-    if not node then
+-- Hand qos 0 messages to the nodes that hold the devices, with a receipt each.
+-- KEYS  receipt, then the device of each place
+-- ARGV  now, incarnation, prefix of control channels, how many messages; of each message its push id and the message
+--       as it travels; of each place a device id, a message's number, and 1 if this node has the device's connection
+-- ->  now, then for each place 'gone' (published to its node), 'here' (this node is to send it) or 'away' (nobody has it)
+local me, channels, messages = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local answer, travelling = {now}, {}
+local first = 4 + 2 * messages
+for place = 1, (#ARGV - first) / 3 do
+    local device, number = ARGV[first + 3 * place - 2], tonumber(ARGV[first + 3 * place - 1])
+    local id, message = ARGV[3 + 2 * number], ARGV[4 + 2 * number]
+    local node = redis.call('HGET', KEYS[place + 1], 'n')
+    if not node or (node == me and ARGV[first + 3 * place] ~= '1') then
         write_receipt(KEYS[1], id, device, 'refused', 0, 'offline')
-        answer[#answer + 1] = 'away'
-    elseif node == me then
-        answer[#answer + 1] = 'here'
+        answer[place + 1] = 'away'
     else
         write_receipt(KEYS[1], id, device, 'delivered', 0, '')
-        tell(channels, node, 'cast', device, message)
-        answer[#answer + 1] = 'gone'
+        answer[place + 1] = node == me and 'here' or 'gone'
+        if node ~= me then
+            travelling[node] = travelling[node] or {}
+            local list = travelling[node]
+            list[#list + 1] = struct.pack('>dI2I4', 0, #device, #message) .. device .. message
+        end
     end
+end
+for node, list in pairs(travelling) do
+    tell(channels, node, 'cast', table.concat(list))
 end
 return answer
