@@ -18,6 +18,7 @@ import trio
 from pushd.auth import open_authenticator
 from pushd.config import Config
 from pushd.config.sections import Admin
+from pushd.confirmations import Confirmations
 from pushd.errors import ConfigError, PushdError, StoreBusy, StoreUnavailable
 from pushd.gateway import Address, Gateway
 from pushd.goodbye import Goodbyes
@@ -71,7 +72,8 @@ async def _main(config: Config, ready_file: Path | None, files: int) -> None:
             _open_store(config, name, hub) as store,
             open_authenticator(config, store) as authenticator,
         ):
-            node = Node(name, store, hub, metrics, Goodbyes(store, metrics), config.delivery)
+            goodbyes, confirmations = Goodbyes(store, metrics), Confirmations(store, metrics)
+            node = Node(name, store, hub, metrics, goodbyes, confirmations, config.delivery)
             gateway = Gateway(config, node, authenticator)
             async with trio.open_nursery() as nursery:
                 devices, admin = await _start(nursery, gateway, listeners, config)

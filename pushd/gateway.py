@@ -1,6 +1,6 @@
 """Everything of one node put together, in one nursery tree, and the order in which it ends.
 
-run ── goodbyes, heartbeat, sweeper            outlive the devices
+run ── goodbyes, confirmations, heartbeat, sweeper   outlive the devices
     ├─ devices ── one task for each device     its end is its logout
     ├─ admin                                   answers until the very end
     ├─ server ── one task for each connection
@@ -74,6 +74,7 @@ class Gateway:
         await self._clean_up()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._node.goodbyes.run, name="goodbyes")
+            nursery.start_soon(self._node.confirmations.run, name="confirmations")
             nursery.start_soon(self._heartbeat.run, name="heartbeat")
             stale_after = self._config.heartbeat.stale_after
             nursery.start_soon(sweeper.run, self._node, self._heartbeat, stale_after, name="sweeper")

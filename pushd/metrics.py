@@ -5,10 +5,8 @@ asked for (connections, devices, inbox, streams) are not counted here: they are 
 Label values come from closed lists, never from a client, so that the number of series is bounded.
 """
 
-import contextlib
 import enum
 import time
-from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -29,6 +27,25 @@ class Refusal(enum.StrEnum):
     DRAINING = "draining"  # the node is shutting down
     AUTH_UNAVAILABLE = "auth_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
+
+
+class StoreCall:
+    """One call to the store, from the beginning of a `with` block to its end; see `Metrics.store_call`."""
+
+    __slots__ = ("_begin", "_errors", "_operation", "_seconds")
+
+    def __init__(self, errors: Counter, operation: str, seconds: Histogram) -> None:
+        self._errors = errors
+        self._operation = operation
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None and issubclass(kind, StoreUnavailable):
+            self._errors.labels(self._operation).inc()
+        self._seconds.observe(time.perf_counter() - self._begin)
 
 
 class Metrics:
@@ -56,6 +73,7 @@ class Metrics:
             buckets=STORE_BUCKETS,
             registry=self.registry,
         )
+        self._seconds: dict[str, Histogram] = {}  # by operation
         self.loop_lag = Gauge(
             "pushd_loop_lag_seconds",
             "How late the event loop woke a task that slept: the largest of the last few measurements.",
@@ -63,21 +81,16 @@ class Metrics:
         )
         self._start_at_zero()
 
-    @contextlib.contextmanager
-    def store_call(self, operation: str) -> Iterator[None]:
+    def store_call(self, operation: str) -> "StoreCall":
         """Time one call to the store: `with metrics.store_call("enqueue"): await store.enqueue(...)`.
 
         `operation` is the name of the store's method. A StoreUnavailable is counted and goes on. Calls that wait on
         purpose (`take`, `read_stream` with a wait) do not belong in here.
         """
-        begin = time.perf_counter()
-        try:
-            yield
-        except StoreUnavailable:
-            self.store_errors.labels(operation).inc()
-            raise
-        finally:
-            self.store_seconds.labels(operation).observe(time.perf_counter() - begin)
+        seconds = self._seconds.get(operation)
+        if seconds is None:  # one look-up by label costs as much as all the rest
+            seconds = self._seconds[operation] = self.store_seconds.labels(operation)
+        return StoreCall(self.store_errors, operation, seconds)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pushd_{name}", text, labels, registry=self.registry)

@@ -3,8 +3,8 @@
 import dataclasses
 import enum
 import re
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._~@-]{1,128}")
 TOPIC = re.compile(r"[A-Za-z0-9._~@/-]{1,128}")
@@ -97,6 +97,23 @@ class Message:
     event: str
     data: str
     redelivered: bool
+
+
+class Ack(NamedTuple):
+    """What has become of messages of one device: `acked` or `delivered`, by its holder's epoch."""
+
+    device: str
+    epoch: int
+    seqs: Sequence[int]
+    state: ReceiptState
+
+
+class AckOutcome(enum.Enum):
+    """What the store has made of an Ack."""
+
+    DONE = "done"
+    STALE = "stale"  # the epoch is not the holder's: nothing was removed
+    UNKNOWN = "unknown"  # the part of the store that has the device is away
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

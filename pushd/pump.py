@@ -7,6 +7,7 @@ What is in memory (sent and not confirmed, confirmed and not yet written to the 
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -18,7 +19,7 @@ from pushd import jsonbytes
 from pushd.backoff import persist
 from pushd.config.sections import SENDINGS
 from pushd.failpoint import failpoint
-from pushd.model import Confirm, Message, ReceiptState
+from pushd.model import Ack, Confirm, Message, ReceiptState
 from pushd.node import Node
 from pushd.peer import Peer
 
@@ -44,8 +45,8 @@ class Pump:
     Messages go out in rising `seq`. Each counts against the window until the store has its confirmation: the client's
     acknowledgement, or (`Confirm.WRITE`) the completed write.
 
-    An idle device costs no task of its own: `run` waits in its caller's; the task that sends again is there only while
-    there is something to wait for.
+    A device costs no task of its own: `run` waits in its caller's. In the usual case it is not even woken: a live push
+    is sent by whoever brings it, and its confirmation is written with those of other devices (`Confirmations`).
     """
 
     def __init__(self, device: str, epoch: int, peer: Peer, node: Node, confirm: Confirm) -> None:
@@ -60,10 +61,11 @@ class Pump:
         self._inflight: dict[int, InFlight] = {}
         self._confirmed: dict[int, ReceiptState] = {}
         self._unread = True  # the inbox may have something after the cursor
+        self._tick = -math.inf  # when to look into the inbox although nobody said so
+        self._doubted = False  # what is confirmed must be written from here
         self._burst = 0
-        self._work = trio.Event()  # something to read, to confirm or to flush
-        self._nursery: trio.Nursery | None = None  # while it runs
-        self._watching = False  # whether there is a task that sends again
+        self._work = trio.Event()  # one of these has changed
+        self._running = False
 
     def wake(self) -> None:
         """The inbox may have something new."""
@@ -75,7 +77,7 @@ class Pump:
 
         If it is not the next one to be sent, or there is no room for it, it is left to be read.
         """
-        if self._nursery is None or message.seq <= self._cursor:
+        if not self._running or message.seq <= self._cursor:
             return
         if after > self._cursor or self.held >= self._window or self._burst >= BURST:
             self.wake()
@@ -85,43 +87,49 @@ class Pump:
         if self._burst >= BURST or self._confirm is Confirm.WRITE:
             self._work.set()
 
-    async def run(self) -> None:
-        """Deliver until the connection ends. Raises StaleEpoch when the device is somebody else's."""
-        async with trio.open_nursery() as self._nursery:
-            try:
-                await self._deliver()
-            finally:
-                self._nursery = None
-
     @property
     def held(self) -> int:
         """How many messages are in memory: at most the window."""
         return len(self._inflight) + len(self._confirmed)
 
-    # Sending.
+    async def run(self) -> None:
+        """Deliver until the connection ends. Raises StaleEpoch when the device is somebody else's."""
+        self._running = True
+        try:
+            while True:
+                await self._step()
+        finally:
+            self._running = False
 
-    async def _deliver(self) -> None:
-        while True:
-            if self._confirm is Confirm.WRITE and self._inflight:
-                await self._confirm_written()
-            elif self._burst >= BURST:
-                await self._flush()
-            elif self._confirmed:
-                await self.finish()
-            elif self._unread and self.held < self._window:
-                await self._send_next(self._window - self.held)
-            else:
-                await self._rest()
+    async def _step(self) -> None:
+        """Do what is most urgent, or wait for something to do."""
+        if self._confirm is Confirm.WRITE and self._inflight:
+            await self._confirm_written()
+        elif self._burst >= BURST:
+            await self._flush()
+        elif self._doubted:
+            await self.finish()
+        elif self._unread and self.held < self._window:
+            await self._send_next(self._window - self.held)
+        else:
+            await self._rest()
 
     async def _rest(self) -> None:
+        """Wait for work; send again what waits too long; look into the inbox now and then."""
         self._work = trio.Event()
-        with trio.move_on_after(TICK) as patience:
+        with trio.move_on_at(min(self._tick, self._next_resend())) as patience:
             await self._work.wait()
         if patience.cancelled_caught:
-            self._unread = True
+            if trio.current_time() >= self._tick:
+                self._tick = trio.current_time() + TICK
+                self._unread = True
+            await self._resend()
+
+    # Sending.
 
     async def _send_next(self, room: int) -> None:
         self._unread = False
+        self._tick = trio.current_time() + TICK
         messages = await persist(partial(self._fetch, room))
         if len(messages) == room:
             self._unread = True  # there may be more than fitted
@@ -152,9 +160,6 @@ class Pump:
             self._settle(message.seq, ReceiptState.REFUSED)
             return
         self._inflight[message.seq] = InFlight(message, trio.current_time(), forgets)
-        if self._confirm is Confirm.CLIENT and not self._watching and self._nursery is not None:
-            self._watching = True
-            self._nursery.start_soon(self._resend, name=f"resend {self._device}")
         failpoint("deliver.sent")
         self._burst += len(message.data)
 
@@ -174,8 +179,9 @@ class Pump:
         self._burst = 0
 
     async def _confirm_written(self) -> None:
+        sent = tuple(self._inflight)
         await self._flush()
-        for seq in tuple(self._inflight):
+        for seq in sent:
             self._settle(seq, ReceiptState.DELIVERED)
 
     # Confirming.
@@ -190,45 +196,64 @@ class Pump:
         for forget in flight.forgets if flight else ():
             forget()  # a client that remembers ids acks one of several sendings: the others would be awaited for ever
         self._confirmed[seq] = state
+        if self._running and not self._doubted:
+            self._node.confirmations.add(self)
+
+    def unwritten(self) -> list[Ack]:
+        """See `Confirmer.unwritten`; nothing after the end, when `finish` has the last word."""
+        return self._acks() if self._running and not self._doubted else []
+
+    def _acks(self) -> list[Ack]:
+        by_state: dict[ReceiptState, list[int]] = {}
+        for seq, state in self._confirmed.items():
+            by_state.setdefault(state, []).append(seq)
+        return [Ack(self._device, self._epoch, seqs, state) for state, seqs in by_state.items()]
+
+    def written(self, ack: Ack) -> None:
+        """See `Confirmer.written`."""
+        known = [seq for seq in ack.seqs if self._confirmed.pop(seq, None) is not None]
+        self._node.metrics.pushes.labels(ack.state).inc(len(known))
+        if self._unread:
+            self._work.set()  # there is room
+
+    def doubted(self) -> None:
+        """See `Confirmer.doubted`."""
+        self._doubted = True
         self._work.set()
 
     async def finish(self) -> None:
         """Write the confirmations that have come so far. Raises StaleEpoch. Bound it: the store may be away."""
-        batch = dict(self._confirmed)
-        for state in dict.fromkeys(batch.values()):
-            seqs = [seq for seq, confirmed in batch.items() if confirmed is state]
-            failpoint("ack.received")
-            await persist(partial(self._ack, seqs, state))
-            failpoint("ack.stored")
-            for seq in seqs:
-                del self._confirmed[seq]
+        while self._confirmed:
+            for ack in self._acks():
+                failpoint("ack.received")
+                await persist(partial(self._ack, ack))
+                failpoint("ack.stored")
+                self.written(ack)
+        self._doubted = False
 
-    async def _ack(self, seqs: list[int], state: ReceiptState) -> None:
+    async def _ack(self, ack: Ack) -> None:
         with self._node.metrics.store_call("ack"):
-            await self._node.store.ack(self._device, self._epoch, seqs, state)
-        self._node.metrics.pushes.labels(state).inc(len(seqs))
+            await self._node.store.ack(*ack)
 
     # Sending again.
 
-    async def _resend(self) -> None:
-        """Send again what has waited too long for its acknowledgement, lowest seq first; in the end, close."""
-        while self._inflight:
-            await trio.sleep_until(self._next_resend())
-            for flight in self._overdue():
-                if flight.sendings == SENDINGS:
-                    log.warning("%r does not acknowledge push %r: closing", self._device, flight.message.id)
-                    self._peer.close(CloseReason.POLICY)
-                    return
-                self._send_again(flight)
-            await self._flush()
-        self._watching = False
-
     def _next_resend(self) -> float:
-        return min(flight.sent for flight in self._inflight.values()) + self._resend_after
+        """When to look for what has waited too long for its acknowledgement."""
+        sent = min((flight.sent for flight in self._inflight.values()), default=trio.current_time())
+        return sent + self._resend_after
 
-    def _overdue(self) -> list[InFlight]:
+    async def _resend(self) -> None:
+        """Send again what has waited too long, lowest seq first; in the end, close."""
         now = trio.current_time()
-        return [flight for flight in self._inflight.values() if flight.sent + self._resend_after <= now]
+        overdue = [flight for flight in self._inflight.values() if flight.sent + self._resend_after <= now]
+        for flight in overdue:
+            if flight.sendings == SENDINGS:
+                log.warning("%r does not acknowledge push %r: closing", self._device, flight.message.id)
+                self._peer.close(CloseReason.POLICY)
+                return
+            self._send_again(flight)
+        if overdue:
+            await self._flush()
 
     def _send_again(self, flight: InFlight) -> None:
         flight.message = dataclasses.replace(flight.message, redelivered=True)

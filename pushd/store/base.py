@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pushd.model import (
+    Ack,
+    AckOutcome,
     Bound,
     Counts,
     DeviceRecord,
@@ -150,6 +152,9 @@ class Store(Protocol):
 
         Raises StaleEpoch if `epoch` is not the holder's: then nothing is removed.
         """
+
+    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+        """As `ack`, of many devices; what became of each. Raises StoreUnavailable if nothing is known of any."""
 
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
         """Write one entry of the uplink stream (once for an `entry` id). Raises StaleEpoch."""

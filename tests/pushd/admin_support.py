@@ -11,6 +11,7 @@ import trio
 
 from pushd.admin import serve
 from pushd.config.sections import Delivery
+from pushd.confirmations import Confirmations
 from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
@@ -148,7 +149,7 @@ async def running(
     hub, metrics = Hub(), Metrics()
     url = f"sqlite:///{tmp_path / 'pushd.db'}"
     async with open_store(url, node="n1", control=hub, limits=limits or Limits()) as store:
-        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Delivery())
+        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Confirmations(store, metrics), Delivery())
         service = Service(node, PushDefaults(), lambda: len(hub))
         service.set_ready(None if ready else "starting")
         serving, stopped = trio.CancelScope(), trio.Event()

@@ -15,6 +15,7 @@ import trio.testing
 
 from engineio_trio.errors import CloseReason, Disconnected
 from pushd.config.sections import Delivery
+from pushd.confirmations import Confirmations
 from pushd.device import Device
 from pushd.errors import StoreUnavailable
 from pushd.goodbye import Goodbyes
@@ -136,6 +137,8 @@ class Outage:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
 
+        name = name.removesuffix("_each")  # of many, or of one: it is the same call
+
         async def call(*args: Any, **kwargs: Any) -> Any:
             self.tried.append(name)
             if name in self.away or "*" in self.away:
@@ -224,7 +227,9 @@ async def open_world(
         trio.open_nursery() as nursery,
     ):
         store = Outage(inner)
-        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Delivery(**delivery))  # type: ignore[arg-type]
+        owed = Goodbyes(store, metrics), Confirmations(store, metrics)  # type: ignore[arg-type]
+        node = Node("n1", store, hub, metrics, *owed, Delivery(**delivery))  # type: ignore[arg-type]
         nursery.start_soon(node.goodbyes.run)
+        nursery.start_soon(node.confirmations.run)
         yield World(node, store, nursery, clock, wall)
         nursery.cancel_scope.cancel()

@@ -12,6 +12,7 @@ import trio
 
 from pushd.auth import open_authenticator
 from pushd.config import Config
+from pushd.confirmations import Confirmations
 from pushd.gateway import Gateway
 from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
@@ -73,7 +74,7 @@ async def running(folder: Path, **sections: Any) -> AsyncIterator[Running]:
         open_authenticator(config) as authenticator,
         trio.open_nursery() as nursery,
     ):
-        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), config.delivery)
+        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Confirmations(store, metrics), config.delivery)
         gateway = Gateway(config, node, authenticator)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         devices, admin = await nursery.start(gateway.run, listeners)

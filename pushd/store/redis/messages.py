@@ -2,12 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
-from pushd.errors import BadRequest, StaleEpoch
-from pushd.model import Message, Parcel, Receipt, ReceiptState
+from pushd.errors import BadRequest, StaleEpoch, StoreUnavailable
+from pushd.model import Ack, AckOutcome, Message, Parcel, Receipt, ReceiptState
 from pushd.store.redis.context import WHOLE, Context, micros, side_by_side
 from pushd.store.redis.control import hand_over, pack_cast, tell
 from pushd.store.redis.entries import pack_message, unpack_message
@@ -23,6 +23,7 @@ ACK: Final = Script("ack")
 EXPIRE: Final = Script("expire")
 UPLINK: Final = Script("uplink")
 
+BREATH: Final = 50  # messages given to connections before other tasks have their turn
 _HERE: Final = 10  # in the answer of enqueue: this node holds the device
 _SENT: Final = 20  # and: the message is marked as sent, so it is to be delivered
 _EXPIRED_INSIDE: Final = 4
@@ -31,21 +32,11 @@ _STATES: Final = {1: ReceiptState.STORED, 2: ReceiptState.DUPLICATE, 3: ReceiptS
 _Uplink: TypeAlias = tuple[str, int, str, str, str, str]  # device, epoch, conn, entry, event, data
 
 
-class _Ack(NamedTuple):
-    """What one device has acknowledged."""
-
-    device: str
-    epoch: int
-    state: ReceiptState
-    seqs: Sequence[int]
-
-
 class Messages:
-    """The part of `Store` that is about messages. What many tasks ask for at the same time goes in rounds."""
+    """The part of `Store` that is about messages. Uplinks of many tasks go in rounds."""
 
     def __init__(self, context: Context, nursery: trio.Nursery) -> None:
         self._context = context
-        self._acks = [Rounds(partial(self._ack_round, bucket), nursery, MOST) for bucket in context.keys.buckets]
         self._uplinks = [Rounds(partial(self._uplink_round, bucket), nursery, MOST) for bucket in context.keys.buckets]
 
     # To devices.
@@ -74,6 +65,8 @@ class Messages:
         )
         now, receipts = answer[0] / WHOLE, []
         for place, (push, device) in enumerate(parcels):
+            if place % BREATH == BREATH - 1:
+                await trio.lowlevel.checkpoint()
             code, seq, tail = answer[3 * place + 1 : 3 * place + 4]
             sent, here = code >= _SENT, code % _SENT >= _HERE
             code %= _HERE
@@ -111,7 +104,10 @@ class Messages:
         common = (context.keys.channels, number)
         answer = await context.runner.run(CAST, keys, context.lease.incarnation, *common, *messages, *places)
         now, receipts = answer[0] / WHOLE, []
-        for (push, device), where in zip(parcels, answer[1:], strict=True):
+        for place, (push, device) in enumerate(parcels):
+            if place % BREATH == BREATH - 1:
+                await trio.lowlevel.checkpoint()
+            where = answer[place + 1]
             sent = where == b"gone"
             if where == b"here":
                 message = Message(0, push.id, push.event, push.data, redelivered=False)
@@ -138,22 +134,42 @@ class Messages:
                 return messages
             after = messages[-1].seq if messages else after
 
-    async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
+    async def ack(self, ack: Ack) -> None:
         """See `Store.ack`."""
         self._context.lease.check()
-        rounds = self._acks[self._context.keys.of(device).number]
-        for start in range(0, max(len(seqs), 1), MOST):
-            if await rounds.call(_Ack(device, epoch, state, seqs[start : start + MOST])) < 0:
-                raise _stale(device, epoch)
+        bucket = self._context.keys.of(ack.device)
+        for start in range(0, max(len(ack.seqs), 1), MOST):
+            (count,) = await self._ack(bucket, [ack._replace(seqs=ack.seqs[start : start + MOST])])
+            if count < 0:
+                raise _stale(ack.device, ack.epoch)
 
-    async def _ack_round(self, bucket: Bucket, acks: Sequence[_Ack]) -> Sequence[int]:
+    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+        """See `Store.ack_each`."""
+        self._context.lease.check()
+        outcomes = [AckOutcome.UNKNOWN] * len(acks)
+
+        async def some(bucket: Bucket, places: Sequence[int]) -> None:
+            counts = await self._ack(bucket, [acks[place] for place in places])
+            for place, count in zip(places, counts, strict=True):
+                outcomes[place] = AckOutcome.STALE if count < 0 else AckOutcome.DONE
+
+        parts = self._context.keys.parts([ack.device for ack in acks], MOST)
+        try:
+            await side_by_side([partial(some, bucket, places) for bucket, places in parts])
+        except StoreUnavailable:
+            if len(parts) == 1:
+                raise
+        return outcomes
+
+    async def _ack(self, bucket: Bucket, acks: Sequence[Ack]) -> Sequence[int]:
+        """For each how many of its messages were there, -1 if its epoch is stale."""
         keys = [bucket.expiries, bucket.receipt, bucket.waiting]
         facts: list[Argument] = []
-        for device, epoch, state, seqs in acks:
+        for device, epoch, seqs, state in acks:
             keys += (bucket.device(device), bucket.inbox(device))
             facts += (epoch, device, state.value, len(seqs), *seqs)
-        answer: list[int] = await self._context.runner.run(ACK, keys, self._context.lease.incarnation, *facts)
-        return answer
+        counts: list[int] = await self._context.runner.run(ACK, keys, self._context.lease.incarnation, *facts)
+        return counts
 
     async def expire(self, bucket: Bucket) -> None:
         """Remove the messages of a bucket whose time is over."""

@@ -16,6 +16,8 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from pushd.backoff import Backoff, persist
 from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
 from pushd.model import (
+    Ack,
+    AckOutcome,
     Bound,
     Counts,
     DeviceRecord,
@@ -275,7 +277,10 @@ class RedisStore:
         return await self._messages.fetch(device, epoch, after, limit)
 
     async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
-        await self._messages.ack(device, epoch, seqs, state)
+        await self._messages.ack(Ack(device, epoch, seqs, state))
+
+    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+        return await self._messages.ack_each(acks)
 
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
         await self._messages.uplink(device, epoch, conn, entry, event, data)

@@ -6,8 +6,8 @@ All in terms of one transaction.
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from pushd.errors import BadRequest
-from pushd.model import Message, Parcel, Push, Receipt, ReceiptState, Stream
+from pushd.errors import BadRequest, StaleEpoch
+from pushd.model import Ack, AckOutcome, Message, Parcel, Push, Receipt, ReceiptState, Stream
 from pushd.store.sqlite import bindings, streams
 from pushd.store.sqlite.transaction import Transaction
 
@@ -82,6 +82,18 @@ def ack(tx: Transaction, device: str, epoch: int, seqs: Sequence[int], state: Re
     find = "SELECT n, device, ?, seq, id FROM inbox WHERE device = ? AND seq = ?"
     rows = [row for seq in seqs if (row := tx.db.execute(find, (device, number, seq)).fetchone())]
     _remove(tx, dict.fromkeys(rows), state)
+
+
+def ack_each(tx: Transaction, acks: Sequence[Ack]) -> list[AckOutcome]:
+    """As `ack`, of many devices."""
+    outcomes: list[AckOutcome] = []
+    for device, epoch, seqs, state in acks:
+        try:
+            ack(tx, device, epoch, seqs, state)
+            outcomes.append(AckOutcome.DONE)
+        except StaleEpoch:
+            outcomes.append(AckOutcome.STALE)
+    return outcomes
 
 
 def _expire_of(tx: Transaction, number: int) -> bool:

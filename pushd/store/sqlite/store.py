@@ -11,6 +11,8 @@ from pathlib import Path
 import trio
 
 from pushd.model import (
+    Ack,
+    AckOutcome,
     Bound,
     Counts,
     DeviceRecord,
@@ -183,6 +185,9 @@ class SqliteStore:
 
     async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
         await self._writer.run(partial(messages.ack, device=device, epoch=epoch, seqs=seqs, state=state))
+
+    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+        return await self._writer.run(partial(messages.ack_each, acks=acks))
 
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
         said = partial(messages.uplink, device=device, epoch=epoch, conn=conn, entry=entry, event=event, data=data)
