@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from pushd.errors import StoreUnavailable
 from pushd.metrics import Metrics
 from pushd.service import Service
+from pushd.store.base import Tally
 
 LAG_INTERVAL: Final = 0.5  # seconds between two measurements of the event loop
 LAG_WINDOW: Final = 60  # measurements; the largest is shown, so a scrape every 30 s misses none
@@ -38,15 +39,16 @@ class MetricsPage:
             stats = await self.service.stats()
         except StoreUnavailable:
             stats = None
-        text = generate_latest(_Exposition(self.service.metrics, stats))
+        text = generate_latest(_Exposition(self.service.metrics, self.service.store.tally, stats))
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
 
 
 class _Exposition(Collector):
     """One look at everything. The `_created` times that the client library adds are left out: nobody reads them."""
 
-    def __init__(self, metrics: Metrics, stats: Mapping[str, Any] | None) -> None:
+    def __init__(self, metrics: Metrics, tally: Tally, stats: Mapping[str, Any] | None) -> None:
         self._metrics = metrics
+        self._tally = tally
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
@@ -54,8 +56,19 @@ class _Exposition(Collector):
         for family in self._metrics.registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
+        yield from _incidents(self._tally)
         yield from _amounts(self._stats)
         yield from ProcessCollector(registry=None).collect()
+
+
+def _incidents(tally: Tally) -> Iterable[Metric]:
+    """What the store has come across, and an operator should look into."""
+    lost = "Entries of services that were trimmed away by somebody before they were done."
+    yield CounterMetricFamily("pushd_lost_entries", lost, tally.lost_by_trim)
+    poison = "Entries of services that were taken again and again and never done: they are in `dead`."
+    yield CounterMetricFamily("pushd_poison_entries", poison, tally.poison)
+    held = "Times that a stream could not be trimmed because a consumer group has not read it."
+    yield CounterMetricFamily("pushd_streams_held_back", held, tally.held_back)
 
 
 def _amounts(stats: Mapping[str, Any] | None) -> Iterable[Metric]:

@@ -64,6 +64,15 @@ class Deployment:
     refresh: float = 5.0
 
 
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """What an operator should hear of a store, counted since the start of this node. Only consumer groups cause it."""
+
+    lost_by_trim: int = 0  # entries of services' streams that somebody trimmed away before they were done
+    poison: int = 0  # entries that were taken again and again, and never done
+    held_back: int = 0  # times that a stream stayed too long because a consumer group has not read it
+
+
 class Control(Protocol):
     """What a store tells the node that it serves. Synchronous, called in the Trio thread; must not block or raise."""
 
@@ -98,6 +107,10 @@ class Control(Protocol):
 
 class Store(Protocol):
     """pushd's state. All times that come out are Unix seconds by the store's clock."""
+
+    @property
+    def tally(self) -> Tally:
+        """What this node has come across so far. Does not wait."""
 
     async def admits(self, device: str) -> Throttled | None:
         """Would a login of this device be refused now? Changes nothing; the login itself decides.

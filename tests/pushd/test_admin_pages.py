@@ -121,6 +121,24 @@ async def test_metrics_without_the_store_say_so_and_keep_the_counts(
     assert "pushd_devices_online" not in text
 
 
+async def test_metrics_show_what_the_store_came_across_with_or_without_it(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = admin.service.store.tally
+    tally.lost_by_trim, tally.poison, tally.held_back = 2, 3, 4
+    names = ("pushd_lost_entries_total", "pushd_poison_entries_total", "pushd_streams_held_back_total")
+    text = (await admin.http.get("/metrics")).text
+    assert [metric(text, name) for name in names] == [2, 3, 4]
+
+    async def gone() -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(admin.service.store, "counts", gone)
+    tally.poison += 1
+    text = (await admin.http.get("/metrics")).text
+    assert [metric(text, name) for name in names] == [2, 4, 4]
+
+
 async def test_each_node_counts_for_itself() -> None:
     first, second = Metrics(), Metrics()
     first.uplinks.inc()

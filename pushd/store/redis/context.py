@@ -6,22 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from pushd.errors import PushdError
-from pushd.store.base import Control, Limits
+from pushd.store.base import Control, Limits, Tally
 from pushd.store.redis.keys import Keys
 from pushd.store.redis.lease import Lease
 from pushd.store.redis.scripts import Runner
 from pushd.store.redis.topology import Client
 
 WHOLE = 1_000_000  # microseconds in a second: the scripts' unit
-
-
-@dataclasses.dataclass(slots=True)
-class Tally:
-    """What an operator should hear of, since the start."""
-
-    lost_by_trim: int = 0  # entries of services' streams that somebody trimmed away before they were done
-    poison: int = 0  # entries that were taken again and again, and never done
-    held_back: int = 0  # times that a stream stayed too long because a consumer group has not read it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

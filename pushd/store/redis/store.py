@@ -30,10 +30,10 @@ from pushd.model import (
     Stream,
     Throttled,
 )
-from pushd.store.base import Control, Deployment, Limits
+from pushd.store.base import Control, Deployment, Limits, Tally
 from pushd.store.redis.address import Kind, parse_address
 from pushd.store.redis.bindings import Bindings
-from pushd.store.redis.context import Context, Tally, side_by_side
+from pushd.store.redis.context import Context, side_by_side
 from pushd.store.redis.control import Listener, tell
 from pushd.store.redis.devices import Directory
 from pushd.store.redis.groups import Group

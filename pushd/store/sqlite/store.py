@@ -25,6 +25,7 @@ from pushd.model import (
     Stream,
     Throttled,
 )
+from pushd.store.base import Tally
 from pushd.store.sqlite import bindings, devices, messages, schema, streams
 from pushd.store.sqlite.transaction import Context, Transaction
 from pushd.store.sqlite.worker import Worker
@@ -67,6 +68,7 @@ class SqliteStore:
     """`Store` on one file: a worker that writes, and one that reads beside it (in memory they are the same)."""
 
     def __init__(self, path: Path | None, context: Context, clock: Callable[[], float]) -> None:
+        self.tally = Tally()
         self._context = context
         self._clock = clock
         self._news = {stream: trio.Event() for stream in Stream}
