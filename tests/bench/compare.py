@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench import daemon, figures, generator, page, provision, servers
+from tests.bench import daemon, figures, generator, page, provision, servers, through_redis
 from tests.bench.figures import Load
 from tests.bench.results import Results, Run
 from tests.bench.servers import Peer, Processors
@@ -25,6 +25,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 ROUNDS = 5
 MOST_QUICK = 3_000  # connections: what has more is left out of a quick run
 QUICK = {"seconds": 2, "warmup": 1}
+SHOWN = (
+    *("messages_per_s", "acked_per_s", "delivered_per_s", "connects_per_s", "cpu_us_per_message", "connect_cpu_us"),
+    *("memory_kb", "seconds", "cpu", "server_cpu", "load_cpu"),
+)
 QUICK_PUSHES = 10  # a quick run has so many times fewer
 
 
@@ -116,8 +120,7 @@ def _run(number: int, task: Task) -> Run:
 
 
 def _told(measured: Mapping[str, Any]) -> str:
-    shown = ("messages_per_s", "acked_per_s", "connects_per_s", "connect_cpu_us", "memory_kb", "server_cpu", "load_cpu")
-    return "  ".join(f"{key} {measured[key]:g}" for key in shown if key in measured)
+    return "  ".join(f"{key} {measured[key]:g}" for key in SHOWN if key in measured)
 
 
 def _tasks(options: argparse.Namespace, processors: Processors) -> Iterator[Task]:
@@ -126,8 +129,15 @@ def _tasks(options: argparse.Namespace, processors: Processors) -> Iterator[Task
         for peer in servers.PEERS:
             if _is_wanted(load.name, options.only) and _is_wanted(peer.name, options.peers):
                 yield Task(load.name, peer.name, _library_run(load, peer, processors))
+    count = through_redis.QUICK_COUNT if options.quick else through_redis.COUNT
+    for name, devices in through_redis.LOADS.items():
+        for route in through_redis.ROUTES:
+            if _is_wanted(name, options.only) and _is_wanted(route.name, options.peers):
+                yield Task(name, route.name, partial(through_redis.measure, route, devices, count, processors))
     for name, measure in _pushd_runs(options, processors).items():
         for store in options.store.split(","):
+            if name == daemon.HEARTBEATS and store == daemon.SQLITE:
+                continue  # its devices are of one process: they are not as many
             if _is_wanted(name, options.only) and _is_wanted(daemon.name_of(store), options.peers):
                 yield Task(name, daemon.name_of(store), partial(_on_store, store, measure))
 
@@ -168,6 +178,8 @@ def _pushd_runs(options: argparse.Namespace, processors: Processors) -> dict[str
         runs[load.name] = partial(daemon.run_load, load=load, processors=processors)
     for one in pushes:
         runs[one.name] = partial(daemon.run_pushes, pushes=one, processors=processors)
+    beats = daemon.FLUSH // QUICK_PUSHES if options.quick else daemon.FLUSH
+    runs[daemon.HEARTBEATS] = partial(daemon.run_flush, devices=beats, processors=processors)
     return runs
 
 

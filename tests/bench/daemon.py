@@ -41,11 +41,17 @@ class Pushes:
     count: int
     pace: float = 0.0
     to_all: bool = False
+    qos: int = 1
 
     @property
     def deliveries(self) -> int:
         """How many events reach devices in the end."""
         return self.count * (self.devices if self.to_all else 1)
+
+    @property
+    def receipts(self) -> int:
+        """How many receipts there are then: one when it is stored, and one when it is acknowledged."""
+        return self.deliveries * (2 if self.qos else 1)
 
 
 LOADS = (
@@ -54,22 +60,42 @@ LOADS = (
     Load("pushd-uplink-1000", "uplink", 1_000, {"window": 1}),
 )
 PUSHES = (
-    Pushes("pushd-queue", devices=100, count=3_000),
+    Pushes("pushd-queue", devices=100, count=10_000),
+    Pushes("pushd-queue-1000", devices=1_000, count=10_000),
+    Pushes("pushd-now", devices=100, count=10_000, qos=0),
     Pushes("pushd-all", devices=500, count=20, to_all=True),
     Pushes("pushd-paced", devices=100, count=250, pace=50),
 )
+HEARTBEATS = "pushd-heartbeats"
+FLUSH = 100_000  # devices
+CPU = "processor time of the daemon"
+
+
+def _rate_and_cost(load: str, key: str, title: str, what: str) -> tuple[Figure, Figure]:
+    """How many a second, and what each costs: that does not depend on who shares the other processor."""
+    return (
+        Figure(load, key, title, f"{what}s/s", Better.MORE),
+        Figure(load, "cpu_us_per_message", f"{title}: {CPU}", f"us an {what}", Better.LESS),
+    )
+
+
 FIGURES = [
     Figure("pushd-login", "connects_per_s", "logins, the first 2,000 devices", "logins/s", Better.MORE),
     Figure("pushd-login", "connects_per_s_again", "logins, the same devices again", "logins/s", Better.MORE),
+    Figure("pushd-login", "connect_cpu_us_again", f"logins again: {CPU}", "us a login", Better.LESS),
     Figure("pushd-login", "memory_kb", "memory, 2,000 idle devices", "KB each", Better.LESS),
-    Figure("pushd-uplink-100", "messages_per_s", "uplink, 100 devices, window 4", "stored events/s", Better.MORE),
-    Figure("pushd-uplink-1000", "messages_per_s", "uplink, 1,000 devices, window 1", "stored events/s", Better.MORE),
-    Figure("pushd-queue", "acked_per_s", "queue to device, 3,000 pushes to 100 devices", "acknowledged/s", Better.MORE),
-    Figure("pushd-all", "acked_per_s", "queue to device, 20 pushes to all of 500", "acknowledged/s", Better.MORE),
+    *_rate_and_cost("pushd-uplink-100", "messages_per_s", "uplink, 100 devices, window 4", "event"),
+    *_rate_and_cost("pushd-uplink-1000", "messages_per_s", "uplink, 1,000 devices, window 1", "event"),
+    *_rate_and_cost("pushd-queue", "acked_per_s", "queue to device and back, 100 devices", "acknowledgement"),
+    *_rate_and_cost("pushd-queue-1000", "acked_per_s", "queue to device and back, 1,000 devices", "acknowledgement"),
+    *_rate_and_cost("pushd-now", "acked_per_s", "queue to device, 100 devices, qos 0", "event"),
+    Figure("pushd-all", "acked_per_s", "queue to device, 20 pushes to all of 500", "acknowledgements/s", Better.MORE),
     *(
         Figure("pushd-paced", f"latency_us.push.{part}", f"queue to device, 50 pushes/s: {part}", "us", Better.LESS)
         for part in ("p50", "p99", "max")
     ),
+    Figure(HEARTBEATS, "seconds", f"one flush of {FLUSH:,} heartbeats", "s", Better.LESS),
+    Figure(HEARTBEATS, "cpu", f"one flush of {FLUSH:,} heartbeats: {CPU}", "s", Better.LESS),
 ]
 
 
@@ -120,6 +146,11 @@ class RedisQueue:
                     pipeline.xadd(f"{self.prefix}:{{0}}:push", entry())
                 pipeline.execute()
 
+    def receipts(self) -> int:
+        """How many there are."""
+        with self._client() as client:
+            return int(client.xlen(f"{self.prefix}:{{0}}:receipt"))
+
     def forget(self) -> None:
         """Remove every key of this measurement."""
         with self._client() as client:
@@ -146,6 +177,16 @@ class Daemon:
             connection.request("GET", "/v1/stats")
             stats: dict[str, Any] = json.loads(connection.getresponse().read())
             return stats
+
+    def receipts(self) -> int:
+        """How many entries the receipt stream has. Redis is asked itself: the daemon has other things to do."""
+        if isinstance(self.queue, RedisQueue):
+            return self.queue.receipts()
+        return int(self.stats()["store"]["streams"]["receipt"])
+
+    def await_devices(self, count: int) -> None:
+        """Return when so many are connected. Raises LoadFailed if they do not come."""
+        _wait_for(lambda: self.stats()["devices"] == count, "the devices")
 
 
 def name_of(store: str) -> str:
@@ -230,11 +271,10 @@ def run_pushes(store: str, pushes: Pushes, processors: servers.Processors) -> di
         port, pids = daemon.process.port, daemon.process.pids()
         devices = generator.start("recv", port, pushes.devices, keys, pids, processors.load)
         try:
-            _wait_for(lambda: daemon.stats()["devices"] == pushes.devices, "the devices")
+            daemon.await_devices(pushes.devices)
             begin = time.monotonic()
             _write(daemon.queue, pushes)
-            # a receipt when it is stored, and one when it is acknowledged
-            _wait_for(lambda: _receipts(daemon) >= 2 * pushes.deliveries, "the acknowledgements", DRAIN)
+            _wait_for(lambda: daemon.receipts() >= pushes.receipts, "the acknowledgements", DRAIN)
             seconds = time.monotonic() - begin
         finally:
             devices.terminate()
@@ -242,12 +282,20 @@ def run_pushes(store: str, pushes: Pushes, processors: servers.Processors) -> di
     return {**measured, "acked_per_s": round(pushes.deliveries / seconds)}
 
 
-def _receipts(daemon: Daemon) -> int:
-    return int(daemon.stats()["store"]["streams"]["receipt"])
+def run_flush(store: str, devices: int, processors: servers.Processors) -> dict[str, Any]:
+    """The heartbeats of so many devices, by the store alone, as the daemon sends them."""
+    command = [sys.executable, "-m", "tests.bench.store_redis", "--only-beats", "--beats", str(devices), "--url", store]
+    with servers.process(command, processors.server) as process:
+        output, _ = process.communicate(timeout=LONGEST)
+    if process.returncode:
+        raise generator.LoadFailed("the flush failed (its complaint stands above)")
+    measured: dict[str, Any] = json.loads(output)["flush"]
+    return measured
 
 
 def _write(queue: Queue, pushes: Pushes) -> None:
-    entries = [_entry(pushes, number) for number in range(pushes.count)]
+    targets = ["all" if pushes.to_all else f"device:{DEVICE}{n % pushes.devices}" for n in range(pushes.count)]
+    entries = [entry(target, **({} if pushes.qos else {"qos": "0"})) for target in targets]
     if not pushes.pace:
         queue.write(entries)
         return
@@ -257,11 +305,10 @@ def _write(queue: Queue, pushes: Pushes) -> None:
         queue.write([entry])
 
 
-def _entry(pushes: Pushes, number: int) -> Callable[[], dict[str, str]]:
-    to = "all" if pushes.to_all else f"device:{DEVICE}{number % pushes.devices}"
+def entry(target: str, **more: str) -> Callable[[], dict[str, str]]:
+    """What makes a push, with the time of its making at the head of its payload, where the generator looks for it."""
 
-    def entry() -> dict[str, str]:
-        """The push, with the time of its writing at the head of its payload, where the generator looks for it."""
-        return {"to": to, "data": json.dumps(f"{time.monotonic_ns():016x}{'x' * 16}")}
+    def make() -> dict[str, str]:
+        return {"to": target, "data": json.dumps(f"{time.monotonic_ns():016x}{'x' * 16}"), **more}
 
-    return entry
+    return make

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import daemon
+from tests.bench import daemon, through_redis
 from tests.bench.chart import Series, chart
 from tests.bench.figures import ECHO_SIZES, LATENCY, PAYLOADS, SWEPT, THROUGHPUT, Better, Figure
 from tests.bench.results import Results
 from tests.bench.servers import PEERS
 
 NAME = "performance"
-OURS = PEERS[0].name
+NAMES = [peer.name for peer in PEERS]
+ROUTES = [route.name for route in through_redis.ROUTES]
 LIMITED = "\N{DAGGER}"
 
 HEAD = """# Performance
@@ -43,7 +44,12 @@ METHOD = """## How it was measured
   *Event-loop lag* is what a quiet connection with 100 echoes a second sees.
 - pushd: `pushdctl serve` with its defaults. A stored event or an acknowledgement counts when the store has it; SQLite
   commits with `synchronous=FULL`; the Redis server has a log of changes, and shares the load's processor. Pushes are
-  written to the `push` stream, over HTTP for SQLite and by XADD for Redis.
+  written to the `push` stream, over HTTP for SQLite and by XADD for Redis. *Processor time* is all that the daemon
+  spends: a million divided by it is what one core carries. The flush of heartbeats is the store's part alone.
+- Pushes through Redis: a service on the other processor writes as fast as it can, to each device in turn: to `push`, or
+  with the emitters of the adapters ([node](../tests/bench/peers/node/redis.mjs),
+  [Python](../tests/bench/peers/python_redis.py)), which reach whoever is connected and keep nothing. That is `qos` 0;
+  with `qos` 1 pushd stores the push, has it acknowledged by the device, and writes receipts of both.
 """
 
 
@@ -62,33 +68,35 @@ def write(results: Results, folder: Path) -> Path:
 def render(results: Results, charts: Sequence[str]) -> str:
     """The page as Markdown."""
     parts = [HEAD.format(date=results.date), *(f"**{remark}**\n" for remark in results.remarks)]
-    parts += _compared("## Throughput, connects, memory", results, THROUGHPUT)
+    parts += _compared("## Throughput, connects, memory", results, THROUGHPUT, NAMES)
     parts += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})\n" for name in charts]
-    parts += _compared("## Latency under a fixed load", results, LATENCY)
+    parts += _compared("## Latency under a fixed load", results, LATENCY, NAMES)
     parts += _alone("## pushd", results, daemon.FIGURES)
+    parts += _compared("## Pushes through Redis", results, through_redis.FIGURES, ROUTES)
     parts += [METHOD.format(limited=LIMITED), _machine(results), *_failures(results)]
     return "\n".join(parts)
 
 
 def summary(results: Results) -> str:
     """The tables alone, for a terminal."""
-    tables = [_compared("", results, [*THROUGHPUT, *LATENCY]), _alone("", results, daemon.FIGURES)]
+    tables = [_compared("", results, [*THROUGHPUT, *LATENCY], NAMES), _alone("", results, daemon.FIGURES)]
+    tables.append(_compared("", results, through_redis.FIGURES, ROUTES))
     return "\n".join(part for table in tables for part in table)
 
 
-def _compared(heading: str, results: Results, figures: Sequence[Figure]) -> list[str]:
-    """The table of all servers, with a ratio behind each of the others; nothing if nothing was measured."""
-    theirs = [peer.name for peer in PEERS[1:]]
+def _compared(heading: str, results: Results, figures: Sequence[Figure], names: Sequence[str]) -> list[str]:
+    """The table of servers, with a ratio behind each but the first; nothing if nothing was measured."""
+    ours, *theirs = names
     rows = []
     for figure in figures:
-        if not any(results.values(figure, peer.name) for peer in PEERS):
+        if not any(results.values(figure, name) for name in names):
             continue
-        cells = [f"{figure.title}, {figure.unit}", _cell(results, figure, OURS)]
+        cells = [f"{figure.title}, {figure.unit}", _cell(results, figure, ours)]
         for peer in theirs:
-            ratio = results.advantage(figure, OURS, peer)
+            ratio = results.advantage(figure, ours, peer)
             cells += [_cell(results, figure, peer), f"**{ratio:.2f}x**" if ratio else ""]
         rows.append(cells)
-    head = ["", OURS, *(cell for peer in theirs for cell in (peer, "ratio"))]
+    head = ["", ours, *(cell for peer in theirs for cell in (peer, "ratio"))]
     return [heading, "", _table(head, rows)] if rows else []
 
 
@@ -119,6 +127,11 @@ def _machine(results: Results) -> str:
     rows += [
         [peer, ", ".join(f"{name} {version}" for name, version in told.items())]
         for peer, told in results.versions.items()
+    ]
+    rows += [
+        [f"{name}, through Redis", ", ".join(f"{what} {version}" for what, version in told.items())]
+        for name, told in {run.peer: run.measured.get("versions") for run in results.runs}.items()
+        if told
     ]
     rows.append(["rounds", str(max((run.round for run in results.runs), default=0))])
     return f"## Machine and versions\n\n{_table(['', ''], rows)}"

@@ -1,16 +1,16 @@
 """How many operations a second the Redis store carries out, beside a server on this machine, as one JSON line.
 
 Run it with `python -m tests.bench.store_redis`. Options: --tasks N (callers at once, 200), --operations N (of each
-kind, 20000), --beats N (devices in one flush of heartbeats, 100000), --flavour valkey|redis. Rates are operations a
-second; `cpu_us` has this process's time for each operation.
+kind, 20000), --beats N (devices in one flush of heartbeats, 100000), --only-beats, --flavour valkey|redis or --url URL
+(of a server that is there). Rates are operations a second; `cpu_us` has this process's time for each operation.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import trio
 
@@ -115,17 +115,18 @@ async def measure(store: Store, figures: Figures) -> None:
     await figures.take("cast", 1, cast)
 
 
-async def flush(store: Store, count: int) -> float:
-    """Seconds for the heartbeats of so many devices, in the pieces in which the daemon sends them."""
+async def flush(store: Store, count: int) -> dict[str, float]:
+    """Seconds for the heartbeats of so many devices, in the pieces in which the daemon sends them; of them, our own."""
     alive: list[tuple[str, int]] = []
     for start in range(0, count, 1_000):
         async with trio.open_nursery() as nursery:
             for number in range(start, min(start + 1_000, count)):
                 nursery.start_soon(_bind, store, f"beat-{number}", alive)
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     for start in range(0, count, CHUNK):
         assert await store.beat(alive[start : start + CHUNK]) == []
-    return time.perf_counter() - begin
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
+    return {"devices": count, "seconds": round(seconds, 2), "cpu": round(cpu, 2)}
 
 
 async def _bind(store: Store, device: str, alive: list[tuple[str, int]]) -> None:
@@ -134,17 +135,18 @@ async def _bind(store: Store, device: str, alive: list[tuple[str, int]]) -> None
     alive.append((device, bound.epoch))
 
 
-async def main(tasks: int, operations: int, beats: int, flavour: str) -> None:
-    limits = Limits(inbox_max=operations, takeovers=operations)
-    figures = Figures(tasks, operations)
-    with server(flavour, "--appendonly", "no") as redis:
-        async with open_store(redis.url, node="bench", control=Silent(), limits=limits) as store:
-            await measure(store, figures)
-            begin = time.process_time()
-            seconds = await flush(store, beats)
-            spent = time.process_time() - begin
-    result = {"bench": "store_redis", "flavour": flavour, "tasks": tasks, "rates": figures.rates, "cpu_us": figures.cpu}
-    print(json.dumps({**result, "flush": {"devices": beats, "seconds": round(seconds, 2), "cpu": round(spent, 2)}}))
+async def main(options: argparse.Namespace) -> None:
+    limits = Limits(inbox_max=options.operations, takeovers=options.operations)
+    figures = Figures(options.tasks, options.operations)
+    given = contextlib.nullcontext(options.url)
+    with given if options.url else server(options.flavour, "--appendonly", "no") as at:
+        url = at if isinstance(at, str) else at.url
+        async with open_store(url, node="bench", control=Silent(), limits=limits) as store:
+            if not options.only_beats:
+                await measure(store, figures)
+            flushed = await flush(store, options.beats)
+    about = {"bench": "store_redis", "flavour": options.flavour, "tasks": options.tasks}
+    print(json.dumps({**about, "rates": figures.rates, "cpu_us": figures.cpu, "flush": flushed}))
 
 
 if __name__ == "__main__":
@@ -152,7 +154,8 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--operations", type=int, default=20_000)
     parser.add_argument("--beats", type=int, default=100_000)
+    parser.add_argument("--only-beats", action="store_true")
+    parser.add_argument("--url", default="")
     parser.add_argument("--flavour", choices=FLAVOURS, default="valkey")
-    options = parser.parse_args()
-    trio.run(partial(main, options.tasks, options.operations, options.beats, options.flavour))
+    trio.run(main, parser.parse_args())
     sys.exit(0)
