@@ -1,8 +1,8 @@
 """Instructions a message: a guard against slower hot paths that does not depend on how busy the machine is.
 
-callgrind counts what `counting/program.py` executes while a client plays a fixed script with it, step by step, so that
-every run wakes the server as often. The same interpreter and libraries give the same counts within about one per cent,
-on any machine of one kind.
+callgrind counts what `counting/program.py` (the library) and `counting/daemon.py` (pushd, over a Redis that is not
+counted) execute while a client plays a fixed script with it, step by step, so that every run wakes the server as often.
+The same interpreter and libraries give the same counts within about one per cent, on any machine of one kind.
 
 `python -m tests.bench.instructions` prints the counts beside the recorded ones; with `--record` it writes them to
 instructions.json. Record after a change that is meant to cost more (say in the commit why it may), after one that made
@@ -25,18 +25,22 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
+from tests.bench.counting import script
 from tests.bench.counting.program import PAYLOAD, ROUNDS
 from tests.bench.provision import BUILD, NotHere, compile_c
 from tests.raw import Raw, Wire
+from tests.redis.servers import Server
+from tests.redis.servers import server as redis_server
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "instructions.json"
 TOLERANCE = 0.10  # a tenth more is a regression
 LIMIT = 200.0  # seconds for the whole run, on a busy machine
-LIBRARIES = ("trio", "trio-websocket", "wsproto", "h11", "msgspec")
+LIBRARIES = ("trio", "trio-websocket", "wsproto", "h11", "msgspec", "hiredis", "prometheus-client")
 EVENTS = 200
 CONNECTS = 20
 MEMBERS, BROADCASTS = 40, 10
@@ -77,11 +81,11 @@ def measure() -> Baseline:
         raise NotHere("there is no valgrind on PATH")
     marks = BUILD / "marks.so"
     compile_c(["-O2", "-shared", "-fPIC"], [str(HERE / "counting" / "marks.c")], marks)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis_server() as redis:
         command = [valgrind, "--quiet", "--tool=callgrind", "--instr-atstart=no"]
-        command += [f"--callgrind-out-file={folder}/out"]
-        command += [sys.executable, "-m", "tests.bench.counting.program", str(marks)]
-        trio.run(_play, command)
+        for name, play in (("program", _play_library), ("daemon", partial(_play_daemon, redis))):
+            counted = [f"--callgrind-out-file={folder}/{name}", sys.executable, "-m", f"tests.bench.counting.{name}"]
+            trio.run(_play, [*command, *counted, str(marks), redis.url], play)
         totals = _totals(Path(folder))
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return Baseline(interpreter(), versions, {name: round(totals[name] / per) for name, per in MESSAGES.items()})
@@ -95,6 +99,7 @@ MESSAGES = {
     "event with acknowledgement": EVENTS,
     "delivery of a broadcast": BROADCASTS * MEMBERS,
     "connect": CONNECTS,
+    **script.MESSAGES,
 }
 
 
@@ -112,19 +117,28 @@ def _totals(folder: Path) -> dict[str, int]:
 # The client's script. It runs in this process, outside valgrind.
 
 
-async def _play(command: list[str]) -> None:
-    """Run the program and its script; the program ends by itself. Raises NotHere when it cannot run."""
+async def _play(command: list[str], play: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Run a program and its script; the program ends by itself. Raises NotHere when it cannot run."""
     environment = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     run = partial(trio.run_process, env=environment, cwd=HERE.parents[1], stdout=subprocess.PIPE, check=False)
     async with trio.open_nursery() as nursery:
         process = await nursery.start(run, command)
         with trio.fail_after(LIMIT):
-            async with contextlib.AsyncExitStack() as wires:
-                await Client(await _port(process), wires).play()
+            await play(await _told(process))
             await process.wait()
 
 
-async def _port(process: trio.Process) -> int:
+async def _play_library(told: dict[str, Any]) -> None:
+    async with contextlib.AsyncExitStack() as wires:
+        await Client(told["port"], wires).play()
+
+
+async def _play_daemon(redis: Server, told: dict[str, Any]) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", told["marks"]) as marks:
+        await script.Script(redis, marks).play(told["devices"])
+
+
+async def _told(process: trio.Process) -> dict[str, Any]:
     """What the first line of the program says."""
     assert process.stdout is not None
     line = b""
@@ -133,7 +147,8 @@ async def _port(process: trio.Process) -> int:
         if not more:
             raise NotHere("the counted program ended before it served (its complaint stands above)")
         line += bytes(more)
-    return int(json.loads(line)["port"])
+    told: dict[str, Any] = json.loads(line)
+    return told
 
 
 class Client:

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from pushd.errors import StaleEpoch, StoreUnavailable
-from pushd.model import ReceiptState, Stream
+from pushd.model import Message, ReceiptState, Stream
 from pushd.store.base import Deployment, Limits
 from tests.patience import PATIENCE
 from tests.pushd.stores import everything, push
@@ -38,13 +38,33 @@ async def two(redis: Server) -> AsyncIterator[Peer]:
 # ---- one hop to the owner ----
 
 
-async def test_a_push_wakes_the_node_that_holds_the_device_and_no_other(one: Peer, two: Peer) -> None:
-    await one.bind("d", "c1")
-    await two.store.enqueue(push("p"), ["d", "nobody"])
+async def test_a_push_is_given_to_the_node_that_holds_the_device_and_no_other(one: Peer, two: Peer) -> None:
+    """The message comes along, marked as sent; what comes when the window is full is but a wake-up."""
+    epoch = await one.bind("d", "c1")
+    first, _ = await two.store.enqueue(push("p", data='"\u00fc\0"'), ["d", "nobody"])
+    await until(lambda: answer(one.node.deliveries))
+    (second,) = await one.store.enqueue(push("q"), ["d"])
+    assert one.node.deliveries == [
+        ("d", Message(first.seq, "p", "push", '"\u00fc\0"', redelivered=False), 0),
+        ("d", Message(second.seq, "q", "push", '"x"', redelivered=False), first.seq),
+    ], "its own it has at once"
+    parcels = [(push(f"more {number}"), "d") for number in range(Limits().window)]
+    await two.store.enqueue_each(parcels)
     await until(lambda: answer(one.node.wakes))
-    assert (one.node.wakes, two.node.wakes) == (["d"], [])
-    await one.store.enqueue(push("q"), ["d"])
-    assert one.node.wakes == ["d", "d"], "its own it wakes at once"
+    assert one.node.wakes == ["d", "d"]
+    assert [message.id for _, message, _ in one.node.deliveries[2:]] == [it.id for it, _ in parcels[:-2]]
+    messages = await one.store.fetch("d", epoch, second.seq, 100)
+    assert [message.id for message in messages] == [it.id for it, _ in parcels]
+    assert [message.redelivered for message in messages] == [True] * 14 + [False] * 2
+    assert (two.node.wakes, two.node.deliveries) == ([], [])
+
+
+async def test_what_is_for_many_devices_of_a_node_comes_in_one_message(one: Peer, two: Peer, redis: Server) -> None:
+    for number in range(50):
+        await one.bind(f"d{number}", "c")
+    await two.store.enqueue(push("p"), [f"d{number}" for number in range(50)])
+    await until(lambda: answer(len(one.node.deliveries) == 50))
+    assert redis.info("commandstats")["cmdstat_publish"].startswith("calls=1,")
 
 
 async def test_a_takeover_kicks_at_the_other_node_and_fences_it(one: Peer, two: Peer) -> None:
@@ -178,7 +198,7 @@ async def test_a_node_thought_dead_knows_it_before_it_does_anything_else(redis: 
         again = await one.bind("d", "c2")
         assert [message.id for message in await one.store.fetch("d", again, 0, 5)] == ["p"]
         await two.store.enqueue(push("q"), ["d"])
-        await until(lambda: answer("d" in one.node.wakes[1:]))
+        await until(lambda: answer([message.id for _, message, _ in one.node.deliveries] == ["p", "q"]))
         assert one.node.losses == 1
         check_status(await status(two), {"d"})
         assert await two.store.sweep() == 0

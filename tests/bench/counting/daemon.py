@@ -1,0 +1,63 @@
+"""The counted daemon: a whole node over Redis, with nothing of its own to do meanwhile.
+
+`python -m tests.bench.counting.daemon MARKS URL` prints one JSON line, `{"devices", "marks"}`: where devices connect,
+and where a client says what to count: `begin` and `end NAME`, a line each, answered by a line; it ends with that
+connection.
+"""
+
+import json
+import sys
+
+import trio
+
+from pushd.auth import open_authenticator
+from pushd.config import Config
+from pushd.confirmations import Confirmations
+from pushd.gateway import Gateway
+from pushd.goodbye import Goodbyes
+from pushd.hub import Hub
+from pushd.metrics import Metrics
+from pushd.node import Node
+from pushd.store import open_store
+from tests.bench.counting.program import QUIET, Marks
+
+SETTINGS = {
+    "admin": {"listen": "127.0.0.1:0"},
+    "heartbeat": {"interval": QUIET, "stale_after": 10 * QUIET},
+    "node": {"lease": 10 * QUIET, "refresh": QUIET},
+    "protocol": {"ping_interval": QUIET, "ping_timeout": QUIET},
+}
+
+
+async def listen(marks: Marks, stream: trio.SocketStream) -> None:
+    """Do what the client says, until it leaves."""
+    async for data in stream:
+        for line in bytes(data).decode().splitlines():
+            word, _, name = line.partition(" ")
+            marks.begin() if word == "begin" else marks.end(name)
+            await stream.send_all(b"done\n")
+
+
+async def main(marks: Marks, url: str) -> None:
+    """Serve, until the client that marks has left."""
+    config = Config.model_validate({**SETTINGS, "store": {"url": url}})
+    hub, metrics = Hub(), Metrics()
+    limits, deployment = config.store_limits(), config.deployment()
+    async with (
+        open_store(url, node="counted", control=hub, limits=limits, deployment=deployment) as store,
+        open_authenticator(config) as authenticator,
+        trio.open_nursery() as nursery,
+    ):
+        owed = Goodbyes(store, metrics), Confirmations(store, metrics)
+        gateway = Gateway(config, Node("counted", store, hub, metrics, *owed, config.delivery), authenticator)
+        (address, port), _ = await nursery.start(gateway.run, await trio.open_tcp_listeners(0, host="127.0.0.1"))
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        told = {"devices": f"{address}:{port}", "marks": listener.socket.getsockname()[1]}
+        print(json.dumps(told), flush=True)
+        async with await listener.accept() as stream:
+            await listen(marks, stream)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, Marks(sys.argv[1]), sys.argv[2])

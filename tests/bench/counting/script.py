@@ -1,0 +1,77 @@
+"""What a service and a few devices do with the counted daemon, step by step: each step waits for all its effects."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import trio
+
+from tests.bench.counting.program import PAYLOAD
+from tests.pushd.raw_device import RawDevice, raw_device
+from tests.redis.servers import Server
+
+DEVICES = 10
+UPLINKS = 100
+PUSHES = 10  # times one for each device
+WARMUP = 3
+LOOK = 0.005  # seconds between two looks at a stream
+PREFIX = "pushd:{0}:"
+
+MESSAGES = {
+    "uplink, stored and acknowledged": UPLINKS,
+    "push, from its queue to its acknowledgement": DEVICES * PUSHES,
+    "push of qos 0, from its queue to its receipt": DEVICES * PUSHES,
+}
+
+
+class Script:
+    """Plays it."""
+
+    def __init__(self, redis: Server, marks: trio.SocketStream) -> None:
+        self._redis = redis
+        self._marks = marks
+        self._devices: list[RawDevice] = []
+
+    async def play(self, address: str) -> None:
+        """Everything that is counted, one after the other."""
+        uplink, push, cast = MESSAGES
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(DEVICES):
+                self._devices.append(await stack.enter_async_context(raw_device(address, f"d{number}")))
+            await self._count(uplink, self._uplink, UPLINKS)
+            await self._count(push, partial(self._push, "1"), PUSHES)
+            await self._count(cast, partial(self._push, "0"), PUSHES)
+
+    async def _count(self, name: str, step: Callable[[], Awaitable[object]], times: int) -> None:
+        for _ in range(WARMUP):
+            await step()
+        await self._mark("begin")
+        for _ in range(times):
+            await step()
+        await self._mark(f"end {name}")
+
+    async def _mark(self, line: str) -> None:
+        await self._marks.send_all(f"{line}\n".encode())
+        assert await self._marks.receive_some() == b"done\n"
+
+    async def _uplink(self) -> None:
+        await self._devices[0].call("report", PAYLOAD)
+
+    async def _push(self, qos: str) -> None:
+        """One push to each device, all in the queue at once; whoever is asked to acknowledges."""
+        before = self._receipts()
+        with self._redis.plain() as client:
+            queue: Any = client.pipeline(transaction=True)
+            for number in range(DEVICES):
+                queue.xadd(f"{PREFIX}push", {"to": f"device:d{number}", "data": f'"{PAYLOAD}"', "qos": qos})
+            queue.execute()
+        for device in self._devices:
+            ack, _, _ = await device.push()
+            if ack is not None:
+                await device.ack(ack)
+        while self._receipts() < before + DEVICES * (2 if qos == "1" else 1):  # noqa: ASYNC110 - it is another process
+            await trio.sleep(LOOK)
+
+    def _receipts(self) -> int:
+        return int(self._redis.ask("XLEN", f"{PREFIX}receipt"))
