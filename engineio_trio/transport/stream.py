@@ -266,7 +266,7 @@ class GuardedStream(trio.abc.Stream):
                 self._count_heartbeats(self._guard.heartbeats - seen)
         except FrameError as error:
             self._refused = error
-            end = self._guard.whole
+            end = 0 if self._heartbeats_left < 0 else self._guard.whole  # a flood is not answered, one read has 10,000
         return data[:end]
 
     def _count_heartbeats(self, number: int) -> None:

@@ -117,7 +117,7 @@ async def test_w6_a_flood_of_control_frames_is_a_breach_of_policy(opcode: int, a
         wire = await Wire.joined(listener.connect())
         await wire.raw.send(frame(opcode, b"x") * 100_000)
         assert await ended.reason() is CloseReason.POLICY
-        assert await wire.code() == 1008
+        assert await wire.frame() == (CLOSE, (1008).to_bytes(2, "big")), "and nothing of it was answered"
         assert len(wire.raw.rest) < 1_000
         await at_rest(server)
 
