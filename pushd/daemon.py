@@ -23,6 +23,7 @@ from pushd.errors import ConfigError, PushdError, StoreBusy, StoreUnavailable
 from pushd.gateway import Address, Gateway
 from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
+from pushd.limits import say_seldom
 from pushd.metrics import Metrics
 from pushd.node import Node
 from pushd.store import open_store
@@ -189,6 +190,7 @@ def _shown(address: Address) -> str:
 def _start_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs
+    say_seldom("trio.serve_listeners", 10.0)  # without files for more connections it would say so ten times a second
 
 
 def _raise_file_limit() -> int:

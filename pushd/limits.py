@@ -1,5 +1,6 @@
 """How much may be done in a time: by each key (a peer's address, say), or at all. No clock here: `now` comes in."""
 
+import logging
 import math
 from collections import OrderedDict
 
@@ -53,3 +54,14 @@ class Seldom:
         self._next = now + self._period
         count, self._count = self._count, 0
         return count
+
+
+def say_seldom(logger: str, period: float) -> None:
+    """From now on a logger of somebody else's says one line in `period` seconds, without its traceback."""
+    seldom = Seldom(period)
+
+    def is_due(record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        return seldom.count(record.created) > 0
+
+    logging.getLogger(logger).addFilter(is_due)

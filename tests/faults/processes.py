@@ -92,6 +92,11 @@ class Daemon:
         """Where clients connect."""
         return f"http://{self.devices}"
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     # Ending it.
 
     def signal(self, number: signal.Signals) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -9,10 +10,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from engineio_trio import ConnectRefused, HandshakeRefused
 from engineio_trio.client import connect
-from tests.faults.processes import Deployment, pushdctl
+from tests.faults.processes import Deployment, pushdctl, until
 from tests.pushd.node_support import SECRET, token
 
 ADMIN_TOKEN = "a-token-for-operators-only"
@@ -113,3 +115,24 @@ async def test_the_log_never_contains_a_secret(tmp_path: Path) -> None:
     for secret in (good, bad, ADMIN_TOKEN, SECRET):
         assert secret not in log
         assert secret.rpartition(".")[2] not in log, "the signature alone is enough to guess the rest"
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="cannot run here: no prlimit on this system")
+async def test_h22_without_files_for_more_connections_it_waits_for_some(tmp_path: Path) -> None:
+    """And says so, without filling the log (see `say_seldom`)."""
+    deployment = Deployment(tmp_path)
+    async with deployment.running() as daemon:
+        host, port = daemon.devices.rsplit(":", 1)
+        files = len(os.listdir(f"/proc/{daemon.pid}/fd")) + 10
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (files, files))
+
+        async def said() -> bool:
+            return "Too many open files" in deployment.log.read_text()
+
+        async with contextlib.AsyncExitStack() as crowd:
+            for _ in range(30):
+                await crowd.enter_async_context(await trio.open_tcp_stream(host, int(port)))
+            await until(said)
+        async with connect(daemon.url, query={"deviceId": "d1"}) as device:
+            assert await device.call("hello") is None
+    assert "Traceback" not in deployment.log.read_text()

@@ -1,11 +1,12 @@
 """Budgets of addresses, and the failpoints."""
 
+import logging
 import os
 
 import pytest
 
 from pushd import failpoint
-from pushd.limits import Budget, Seldom
+from pushd.limits import Budget, Seldom, say_seldom
 
 
 def test_a_budget_is_spent_and_comes_back() -> None:
@@ -43,6 +44,17 @@ def test_seldom_counts_what_it_holds_back() -> None:
     """S15."""
     seldom = Seldom(10.0)
     assert [seldom.count(now) for now in (0.0, 1.0, 9.0, 10.0, 11.0, 30.0)] == [1, 0, 0, 3, 0, 2]
+
+
+def test_a_logger_that_would_fill_the_log_says_one_short_line(caplog: pytest.LogCaptureFixture) -> None:
+    """S15, H22: Trio tells, ten times a second and with a traceback, that there are no files for more connections."""
+    say_seldom("tests.chatty", 10.0)
+    for _ in range(20):
+        try:
+            raise OSError("no files")
+        except OSError:
+            logging.getLogger("tests.chatty").exception("it failed")
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [("it failed", None)]
 
 
 def test_a_failpoint_exits_at_its_passing(monkeypatch: pytest.MonkeyPatch) -> None:
