@@ -6,7 +6,7 @@ JS := tests/wire/js
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv js test lint demo bench clean
+.PHONY: help venv js test soak lint demo bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json | $(VE
 
 test: venv js ## run every test; pytest's arguments in ARGS, for instance ARGS="-k takeover -x"
 	$(PYTHON) -m pytest $(ARGS)
+
+# One after the other: ten minutes each, or PUSHD_SOAK seconds.
+soak: venv ## break nodes and Redis at random for 20 minutes, and check that nothing is lost; PUSHD_SOAK=60 for less
+	PUSHD_SOAK=$${PUSHD_SOAK:-600} $(PYTHON) -m pytest tests/faults -k "whatever_happens or whenever_the_daemon_ends" $(ARGS)
 
 lint: venv ## ruff check, ruff format --check, mypy --strict
 	$(PYTHON) -m ruff check .

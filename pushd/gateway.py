@@ -125,6 +125,7 @@ class Gateway:
         device = Device(identity, bound.epoch, socket, self._node)
         socket.data[DEVICE] = device
         self._node.hub.join(device)
+        failpoint("login.joined")
         self._devices.start_soon(device.run, name=f"device {device.device}")
 
     async def _disconnect(self, socket: Socket, reason: CloseReason) -> None:

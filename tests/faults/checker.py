@@ -242,8 +242,10 @@ def no_push_is_lost(evidence: Evidence, deliveries: Deliveries) -> Violations:
             limit = ttl.get(id)
             if limit is None or float(final[0]["ts"]) + CLOCK < float(stored["ts"]) + limit:
                 yield f"I1: expired before its time ({limit}): {stored}, {final[0]}"
-        elif state == "acked" and not deliveries.acking[key]:
-            yield f"I1: nobody acknowledged {final[0]}"
+        elif state == "acked" and not any(
+            record["t"] <= float(final[0]["ts"]) + CLOCK for _, record in deliveries.acking[key]
+        ):
+            yield f"I1: nobody had acknowledged {final[0]}"
         elif state not in ("acked", "expired"):
             yield f"I1: why is this {final[0]}?"
     for key, ends in deliveries.final.items():

@@ -9,6 +9,7 @@ import trio
 from engineio_trio import CloseReason, Disconnected
 from engineio_trio.client import ClientSocket, Event, connect
 from tests.faults.cluster import Node, query_of
+from tests.faults.simulation import Door
 from tests.patience import PATIENCE
 
 
@@ -72,9 +73,9 @@ class Phone:
 
 
 @contextlib.asynccontextmanager
-async def phone(node: Node, device: str, *, acks: bool = True) -> AsyncIterator[Phone]:
-    """A device that is connected to a node, as long as the block lasts."""
-    async with connect(node.door.devices, query=query_of(device), timeout=PATIENCE) as socket:
+async def phone(node: Node, device: str, *, acks: bool = True, door: Door | None = None) -> AsyncIterator[Phone]:
+    """A device that is connected to a node, as long as the block lasts; by the node's own door, or by another one."""
+    async with connect((door or node.door).devices, query=query_of(device), timeout=PATIENCE) as socket:
         one = Phone(device, socket, acks)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.run)

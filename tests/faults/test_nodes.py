@@ -1,6 +1,7 @@
 """Nodes that die, stop, are cut off, wake up, end and begin while others go on: processes on one Redis (F8 to F27)."""
 
 import signal
+import urllib.parse
 from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
@@ -11,10 +12,13 @@ import pytest
 import trio
 
 from engineio_trio import CloseReason
-from tests.faults.cluster import LEASE, TOPIC, Fleet, cluster
+from tests.faults.cluster import LEASE, TOPIC, Fleet, cluster, query_of
 from tests.faults.phones import phone, phones
 from tests.faults.processes import until
+from tests.faults.simulation import Door
 from tests.patience import PATIENCE
+from tests.raw import UPGRADE, request, text
+from tests.redis.proxy import proxied
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator 'httpx:ResourceWarning", "ignore:Async generator 'httpcore:ResourceWarning"
@@ -198,6 +202,51 @@ async def test_f10_a_node_that_is_cut_off_does_nothing_for_its_devices(fleet: Fl
             await third.has("p3")
             assert events(fleet, "d1") == ["online n1", "offline n1: node lost", "online n2"]
             assert events(fleet, "d3") == ["online n2"]
+
+
+async def test_f11_a_device_whose_network_is_gone_is_taken_over_or_offline_in_time(fleet: Fleet) -> None:
+    """I4: neither side is told. Who comes back does not wait for the old connection; who does not is offline, once."""
+    node = await fleet.add("n1")
+    host, _, port = node.daemon.devices.rpartition(":")
+    async with proxied((host, int(port))) as network:
+        away = Door(f"http://{network.host}:{network.port}", "")
+        async with phone(node, "d1", door=away) as first, phone(node, "d2", door=away) as second:
+            network.black_hole = True
+            async with phone(node, "d1") as again:
+                await node.daemon.push("device:d1", 1, id="p1")
+                await node.daemon.push("device:d2", 1, id="p2")
+                await again.has("p1")
+                assert first.is_on
+                await until(lambda: all_have_ended(fleet, ["d2"]))
+                assert events(fleet, "d1") == ["online n1", "takeover n1"]
+                assert events(fleet, "d2") == ["online n1", "offline n1: ping timeout"]
+                for each in (first, second):
+                    assert await each.closed() is CloseReason.PING_TIMEOUT
+                    assert each.ids == []
+    async with phone(node, "d2") as back:
+        await back.has("p2")
+
+
+async def test_f14_a_device_that_does_not_read_costs_no_more_than_a_window(fleet: Fleet) -> None:
+    """I1, I5, I6: 30 MB for a device that reads nothing: the node keeps little of it, others go on, nothing is lost."""
+    node = await fleet.add("n1", limits={"payload": 200_000}, **UNHURRIED)
+    ids = [f"p{number}" for number in range(300)]
+    host, _, port = node.daemon.devices.rpartition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    query = urllib.parse.urlencode({"EIO": "4", "transport": "websocket", **query_of("d1")})
+    await stream.send_all(request("GET", f"/socket.io/?{query}", UPGRADE) + text("40"))
+    await until(partial(is_told, fleet, "d1", "online n1"))
+    before = (await node.daemon.burden()).memory
+    async with phone(node, "d2") as other:
+        for id in ids:
+            await node.daemon.push("device:d1", "x" * 100_000, id=id)
+        await node.daemon.push("device:d2", 1, id="other")
+        await other.has("other")
+        assert (await node.daemon.burden()).memory - before < 15_000_000
+        assert len(fleet.receipts("p0")) == 1, "stored, and not acknowledged"
+    await trio.aclose_forcefully(stream)
+    async with phone(node, "d1") as reader:
+        await reader.has(*ids)
 
 
 async def test_f12_a_node_whose_clock_is_an_hour_ahead(fleet: Fleet, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class Proxy:
                         break
                 else:
                     await sink.send_all(data)
-        if pair.halved:
+        if pair.halved or self.black_hole:
             await pair.held.wait()
         scope.cancel()
 
