@@ -10,7 +10,7 @@ from engineio_trio import CloseReason, Disconnected
 from engineio_trio.client import ClientSocket, Event, connect
 from tests.faults.cluster import Node, query_of
 from tests.faults.simulation import Door
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, PROMPT
 
 
 class Phone:
@@ -46,17 +46,17 @@ class Phone:
         """The ids of the pushes that came, in order."""
         return [push["id"] for push in self.pushes]
 
-    async def has(self, *ids: str) -> None:
+    async def has(self, *ids: str, within: float = PROMPT) -> None:
         """Wait until these pushes have come, in this order and no others."""
-        await self._until(lambda: len(self.ids) >= len(ids), f"has {ids}")
+        await self._until(lambda: len(self.ids) >= len(ids), f"has {ids}", within)
         assert self.ids == list(ids)
 
     async def got(self, id: str) -> None:
         """Wait until this push has come."""
-        await self._until(lambda: id in self.ids, f"got {id}")
+        await self._until(lambda: id in self.ids, f"got {id}", PROMPT)
 
-    async def _until(self, question: Callable[[], bool], what: str) -> None:
-        with trio.move_on_after(PATIENCE):
+    async def _until(self, question: Callable[[], bool], what: str, within: float) -> None:
+        with trio.move_on_after(within):
             while not question():
                 await self._more.wait()
         assert question(), f"{self.device} never {what}; it has {self.ids}"

@@ -102,7 +102,7 @@ async def test_services_need_not_know_where_a_device_is(fleet: Fleet) -> None:
 
 async def test_a_device_that_moves_is_taken_over(fleet: Fleet) -> None:
     """I2, I3: the old node is told at once, and what was not acknowledged comes again at the new one."""
-    seldom = {"interval": 30.0, "stale_after": 60.0}  # so that it is not the heartbeat that finds out
+    seldom = {"interval": 600.0, "stale_after": 1_200.0}  # so that it is not the heartbeat that finds out
     one, two = await fleet.add("n1", heartbeat=seldom), await fleet.add("n2")
     async with phone(one, "d1", acks=False) as old:
         await two.daemon.push("device:d1", 1, id="p1")
@@ -246,7 +246,7 @@ async def test_f14_a_device_that_does_not_read_costs_no_more_than_a_window(fleet
         assert len(fleet.receipts("p0")) == 1, "stored, and not acknowledged"
     await trio.aclose_forcefully(stream)
     async with phone(node, "d1") as reader:
-        await reader.has(*ids)
+        await reader.has(*ids, within=PATIENCE)
 
 
 async def test_f12_a_node_whose_clock_is_an_hour_ahead(fleet: Fleet, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ async def test_f13_f24_a_node_with_200_devices_ends_and_all_come_back_at_once(fl
     async with phones(one, devices, acks=False) as old:
         await two.daemon.push("all", 1, id="p")
         for each in old:
-            await each.has("p")
+            await each.has("p", within=PATIENCE)  # a crowd
         await one.stop()
         ends = [entry for entry in fleet.stream("status") if entry["reason"] == "server shutting down"]
         assert sorted(entry["device"] for entry in ends) == sorted(devices)
@@ -292,7 +292,7 @@ async def test_f13_f24_a_node_with_200_devices_ends_and_all_come_back_at_once(fl
         before = (await two.daemon.metrics())["process_resident_memory_bytes"]
         async with phones(two, devices) as new:
             for each in new:
-                await each.has("p")
+                await each.has("p", within=PATIENCE)
                 assert each.pushes[0]["redelivered"]
             assert (await two.daemon.metrics())["process_resident_memory_bytes"] - before < 50_000_000
     await until(lambda: all_have_ended(fleet, devices))

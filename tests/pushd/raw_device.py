@@ -9,7 +9,7 @@ from typing import Any
 import trio
 import trio_websocket
 
-from tests.patience import PATIENCE
+from tests.patience import PROMPT
 
 
 class Refused(Exception):
@@ -29,7 +29,7 @@ class RawDevice:
 
     async def packet(self) -> str:
         """The next Socket.IO packet, without its Engine.IO type; pings are answered on the way. EOFError at the end."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(PROMPT):
             while True:
                 try:
                     message = await self._websocket.get_message()
@@ -115,7 +115,7 @@ async def raw_device(
 async def _opened(
     nursery: trio.Nursery, stream: trio.SocketStream, address: str, resource: str
 ) -> trio_websocket.WebSocketConnection:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(PROMPT):
         websocket = await trio_websocket.wrap_client_stream(nursery, stream, address, resource)
         assert (await websocket.get_message()).startswith("0{")
     return websocket

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, PROMPT
 
 JS = Path(__file__).parent / "js"
 OLDEST_NODE = 18
@@ -96,7 +96,7 @@ class JavaScriptSocket:
         self.connection = await self.wait("connect", within=within)
         return self.connection
 
-    async def wait(self, kind: str, *, within: float = PATIENCE, **fields: Any) -> Report:
+    async def wait(self, kind: str, *, within: float = PROMPT, **fields: Any) -> Report:
         """The oldest report of `kind` with these `fields` that was not taken yet; fails after `within` seconds.
 
         The kinds are those of client.mjs: connect, connect_error, disconnect, event, ack, upgrade, reconnect, ...
@@ -108,7 +108,7 @@ class JavaScriptSocket:
         told = f"{kind} {fields or ''}".strip()
         return await self._client.take(self.reports, fits, f"socket {self.name}: no {told}", within)
 
-    async def next(self, event: str, *, within: float = PATIENCE) -> list[Any]:
+    async def next(self, event: str, *, within: float = PROMPT) -> list[Any]:
         """The arguments of the next event of this name that the server sent."""
         args: list[Any] = (await self.wait("event", within=within, event=event))["args"]
         return args

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, PROMPT
 from tests.raw import UPGRADE, Answer, Raw, Wire, closing, frame
 from tests.raw import request as bytes_of_request
 
@@ -64,7 +64,7 @@ class WebSocket:
         """Send a close frame; 1005 sends one without a code. The answer comes from `receive`."""
         await self._wire.raw.send(frame(CLOSE) if code == NO_CODE else closing(code))
 
-    async def receive(self, *, within: float = PATIENCE) -> str | bytes | Closed:
+    async def receive(self, *, within: float = PROMPT) -> str | bytes | Closed:
         """The next message, which the servers here send in one frame, or Closed."""
         with trio.fail_after(within):
             try:
