@@ -21,6 +21,7 @@ from engineio_trio import (
     SocketServer,
 )
 from engineio_trio.client import ClientSocket, connect
+from tests.patience import PATIENCE
 
 WAYS = [("websocket",), ("polling",), ("polling", "websocket")]
 ways = pytest.mark.parametrize("transports", WAYS, ids="-".join)
@@ -86,7 +87,7 @@ def url(server: Any) -> str:
 
 async def until(true: Any) -> None:
     """Real sockets are between: ask until it is so."""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not true():  # noqa: ASYNC110
             await trio.sleep(0.005)
 
@@ -356,7 +357,7 @@ async def test_whatever_answers(nursery: trio.Nursery, transport: str, answer: b
 
     [listener] = await nursery.start(partial(trio.serve_tcp, nonsense, 0, host="127.0.0.1"))
     port = listener.socket.getsockname()[1]
-    with trio.fail_after(5), pytest.raises((OSError, RemoteProtocolError, HandshakeRefused)) as caught:
+    with trio.fail_after(PATIENCE), pytest.raises((OSError, RemoteProtocolError, HandshakeRefused)) as caught:
         async with connect(f"http://127.0.0.1:{port}", transports=(transport,)):
             raise AssertionError("joined")
     assert str(caught.value)

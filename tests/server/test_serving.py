@@ -13,6 +13,7 @@ import trustme
 from trio.testing import MockClock
 
 from engineio_trio import CloseReason, EngineServer, Settings, Socket, SocketServer
+from tests.patience import PATIENCE
 from tests.raw import Ended, Later, MemoryListener, Poller, Raw, Wire, polling, serving
 
 
@@ -95,7 +96,7 @@ async def test_h27_garbage_on_a_tls_port(
         ((host, port),) = await nursery.start(server.serve_listeners, listeners)
         stream = await trio.open_tcp_stream(host, port)
         await stream.send_all(garbage)
-        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+        with trio.fail_after(PATIENCE), contextlib.suppress(trio.BrokenResourceError):
             while await stream.receive_some(1_000):
                 pass  # an alert, perhaps
         good = trio.SSLStream(await trio.open_tcp_stream(host, port), contexts[1], server_hostname="localhost")

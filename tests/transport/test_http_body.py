@@ -6,6 +6,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from engineio_trio import Settings, SocketServer
+from tests.patience import PATIENCE
 from tests.raw import (
     Poller,
     at_rest,
@@ -150,7 +151,7 @@ async def test_h9_octet_stream_is_no_engine_io_4() -> None:
         headers = {"Content-Type": "application/octet-stream"}
         answer = await listener.connect().request("POST", polling(poller.sid), headers, b"\x0440")
         assert answer.refusal == (400, 3)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while server.connections:
                 await trio.testing.wait_all_tasks_blocked()
                 (await poller.get())
@@ -196,5 +197,5 @@ async def test_a_post_without_a_body_is_an_error() -> None:
     """Neither a length nor an encoding means no body (RFC 9112 section 6.3), and no body is no packet."""
     async with serving(SocketServer()) as listener:
         poller = await Poller.session(listener)
-        with trio.fail_after(1):
+        with trio.fail_after(Settings().body_timeout / 2):
             assert (await listener.connect().request("POST", polling(poller.sid))).refusal == (400, 3)

@@ -19,6 +19,7 @@ from engineio_trio.settings import Settings
 from engineio_trio.transport.base import TransportEnded
 from engineio_trio.transport.stream import Line
 from engineio_trio.transport.websocket import WebSocketTransport
+from tests.patience import PATIENCE
 
 MAX_PAYLOAD = 2_000
 
@@ -120,7 +121,7 @@ async def converse(pieces: Sequence[bytes], lane: str) -> tuple[list[str | bytes
             await trio.testing.wait_all_tasks_blocked()
         await client.send_eof()
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as peer:
             peer.start_soon(listen)
             async with trio.open_nursery() as nursery:
