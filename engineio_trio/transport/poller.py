@@ -6,13 +6,15 @@ and which Trio waits for as for any descriptor. It reads what is ready, while th
 """
 
 import select
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import trio
 
-MOST = 256  # sockets that are read in one turn; all other tasks have theirs in between
+MOST = 256  # sockets that are asked for at once
+TURN = 0.01  # seconds after which all other tasks have a turn, however many sockets are still to be read
 
 
 class Reader(Protocol):
@@ -79,7 +81,11 @@ class Poller:
         watches = self._watches
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())
-            for descriptor, _ in epoll.poll(0, MOST):
+            end = time.perf_counter() + TURN
+            for descriptor, _ in epoll.poll(0, MOST):  # to the last of them, or a flood would always be first again
                 watch = watches.get(descriptor)  # none if one before it in this turn has ended that connection
                 if watch is not None and watch[0].advance():
                     self.release(descriptor)
+                if time.perf_counter() > end:
+                    await trio.lowlevel.checkpoint()
+                    end = time.perf_counter() + TURN
