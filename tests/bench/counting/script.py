@@ -11,17 +11,18 @@ from tests.bench.counting.program import PAYLOAD
 from tests.pushd.raw_device import RawDevice, raw_device
 from tests.redis.servers import Server
 
-DEVICES = 10
+DEVICES = 20
 UPLINKS = 100
-PUSHES = 10  # times one for each device
+TURNS = 5  # times one of each device, or for each
 WARMUP = 3
 LOOK = 0.005  # seconds between two looks at a stream
 PREFIX = "pushd:{0}:"
 
 MESSAGES = {
-    "uplink, stored and acknowledged": UPLINKS,
-    "push, from its queue to its acknowledgement": DEVICES * PUSHES,
-    "push of qos 0, from its queue to its receipt": DEVICES * PUSHES,
+    "uplink": UPLINKS,
+    "uplink, many devices at once": DEVICES * TURNS,
+    "push to its acknowledgement": DEVICES * TURNS,
+    "push of qos 0": DEVICES * TURNS,
 }
 
 
@@ -35,13 +36,14 @@ class Script:
 
     async def play(self, address: str) -> None:
         """Everything that is counted, one after the other."""
-        uplink, push, cast = MESSAGES
+        uplink, uplinks, push, cast = MESSAGES
         async with contextlib.AsyncExitStack() as stack:
             for number in range(DEVICES):
                 self._devices.append(await stack.enter_async_context(raw_device(address, f"d{number}")))
             await self._count(uplink, self._uplink, UPLINKS)
-            await self._count(push, partial(self._push, "1"), PUSHES)
-            await self._count(cast, partial(self._push, "0"), PUSHES)
+            await self._count(uplinks, self._uplinks, TURNS)
+            await self._count(push, partial(self._push, "1"), TURNS)
+            await self._count(cast, partial(self._push, "0"), TURNS)
 
     async def _count(self, name: str, step: Callable[[], Awaitable[object]], times: int) -> None:
         for _ in range(WARMUP):
@@ -57,6 +59,11 @@ class Script:
 
     async def _uplink(self) -> None:
         await self._devices[0].call("report", PAYLOAD)
+
+    async def _uplinks(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for device in self._devices:
+                nursery.start_soon(device.call, "report", PAYLOAD)
 
     async def _push(self, qos: str) -> None:
         """One push to each device, all in the queue at once; whoever is asked to acknowledges."""

@@ -69,7 +69,7 @@ for place = 1, (#ARGV - first) / 2 do
         end
     else
         if length > 0 and length < window then
-            tail = seq_of(redis.call('LINDEX', inbox, -1))
+            tail = seq_of(redis.call('LRANGE', inbox, -1, -1)[1])
         end
         seq = math.max(tonumber(last or floor_of_seq()) + 1, now)
         entry = struct.pack('>d', seq) .. struct.pack('>d', now + ttl) .. rest
