@@ -45,8 +45,8 @@ examples:
   pushdctl serve --config pushd.toml --listen 0.0.0.0:8780
   PUSHD_AUTH__HMAC__SECRET=... pushdctl serve --auth hmac --store sqlite:////var/lib/pushd/pushd.db
 
-exit codes: 0 stopped by a signal; 1 it cannot run (a port is in use, the store cannot be opened); 2 wrong usage or
-configuration, before any port is bound
+exit codes: 0 stopped by a signal; 1 it cannot run (a port is in use, another pushd has the store's file, the file is
+damaged); 2 wrong usage or configuration, before any port is bound, or a store that can never be right
 """
 _SEND_EXAMPLES = """\
 examples:

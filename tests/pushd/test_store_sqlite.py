@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
-from pushd.model import Stream
+from pushd.model import Message, Stream
 from pushd.store import open_store
 from pushd.store.base import Limits
 from pushd.store.sqlite import schema
@@ -156,10 +156,10 @@ async def test_a_node_that_raises_is_logged_and_breaks_nothing(
     async with backend.open() as store:
         await bind(store, "d", "c1")
 
-        def wake(device: str) -> None:
+        def deliver(device: str, message: Message, after: int) -> None:
             raise RuntimeError("the node's own trouble")
 
-        monkeypatch.setattr(backend.node, "wake", wake)
+        monkeypatch.setattr(backend.node, "deliver", deliver)
         (receipt,) = await store.enqueue(push("p"), ["d"])
         assert receipt.seq == 1
         assert "the node's own trouble" in caplog.text
@@ -200,6 +200,19 @@ async def test_a_newer_format_and_another_programs_file_are_refused(backend: Bac
         async with Backend(f"sqlite:///{text}").open():
             pytest.fail("opened")
     assert text.read_text() == "dear diary, " * 100
+
+
+async def test_a_damaged_file_says_what_to_do(backend: Backend) -> None:
+    async with backend.open() as store:
+        for number in range(200):
+            await store.enqueue(push(f"m{number}", data='"' + "x" * 3_000 + '"'), [f"d{number}"])
+    damaged = bytearray(file_of(backend).read_bytes())
+    for page in range(2, len(damaged) // 4_096):
+        damaged[page * 4_096 : (page + 1) * 4_096] = b"\xff" * 4_096
+    file_of(backend).write_bytes(damaged)
+    with pytest.raises((ConfigError, StoreUnavailable), match="put back a backup"):
+        async with backend.open() as store:
+            await store.enqueue(push("one more"), ["d7"])
 
 
 @pytest.mark.parametrize(

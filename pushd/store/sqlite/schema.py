@@ -110,7 +110,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         _set_up(db, path)
     except sqlite3.DatabaseError as error:
         db.close()
-        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        if error.sqlite_errorname == "SQLITE_NOTADB":
             raise ConfigError([f"store.url: {path} is not a usable SQLite file: {error}"]) from error
         raise
     except BaseException:

@@ -223,4 +223,6 @@ def _explain(error: Exception) -> str:
         )
     if name == "SQLITE_FULL":
         return "the disk that holds the store's file is full: free some space"
+    if name.startswith("SQLITE_CORRUPT"):
+        return f"the store's file is damaged ({error}): stop pushd, and put back a backup"
     return f"the store's file cannot be used now: {error} ({name or type(error).__name__})"
