@@ -36,12 +36,20 @@ def remark(line: str) -> None:
     sys.stderr.flush()
 
 
+def meanwhile(line: str) -> None:
+    """A remark on what takes its time, for somebody who sits before it."""
+    if sys.stderr.isatty():
+        remark(line)
+
+
 def send(client: AdminClient, args: argparse.Namespace) -> int:
     """Push one message and show what became of it."""
     body = {"to": _target(args), "event": args.event, "data": _json_argument(args.data)}
     for name in ("id", "ttl", "qos", "wait"):
         if getattr(args, name) is not None:
             body[name] = getattr(args, name)
+    if args.wait is not None:
+        meanwhile(f"waiting up to {args.wait:g} s for the acknowledgement")
     answer = client.ask("POST", "/v1/push", ("id", "counts", "receipts"), body=body, wait=args.wait or 0.0)
     counts, receipts = answer["counts"], answer["receipts"]
     if args.json:
@@ -77,6 +85,7 @@ def _verdict(counts: dict[str, int], receipts: Sequence[dict[str, Any]], wait: f
 def tail(client: AdminClient, args: argparse.Namespace) -> int:
     """Show the entries of a stream; with --follow, those to come too."""
     if args.follow:
+        meanwhile(f"following {args.stream} at {client.url}; Ctrl-C ends it")
         for entry in client.follow(args.stream, args.after, remark):
             _show_entry(entry, args.json)
         return 0

@@ -284,6 +284,16 @@ def test_send_exits_0_only_if_it_is_done(
     assert ran.err == (f"pushdctl: {remark}\n" if remark else "")
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_send_says_that_it_waits_if_somebody_is_there(
+    run: Run, admin: Admin, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    admin.answers.append((200, pushed("acked")))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    told = run("send", "--device", "d-1", "--wait", "30", "1").err
+    assert told == ("pushdctl: waiting up to 30 s for the acknowledgement\n" if terminal else "")
+
+
 def test_send_counts_also_the_devices_beyond_the_receipts_shown(run: Run, admin: Admin) -> None:
     answer = pushed("acked")
     answer["counts"] = {"acked": 100, "stored": 3}
