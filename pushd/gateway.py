@@ -48,7 +48,7 @@ class Gateway:
         self._config = config
         self._node = node
         self._admission = Admission(node, authenticator)
-        self._uplinks = Budget(config.limits.uplink_rate, 1.0, config.limits.connections)
+        self._uplinks = Budget(config.limits.uplink_rate, 1.0)
         self._heartbeat = Heartbeat(node, config.heartbeat.interval)
         self._ingest = trio.CancelScope()
         self._draining = trio.Event()

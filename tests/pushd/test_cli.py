@@ -532,6 +532,14 @@ sys.exit(main(["tail", "uplink"]))
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize(("missing", "argv"), [("httpx", ["devices"]), ("pydantic", ["check-config"])])
+def test_without_the_extra_it_says_what_to_install(missing: str, argv: list[str]) -> None:
+    """`pip install engineio-trio` brings the command, but not what it needs."""
+    ran = program(f"import sys; sys.modules[{missing!r}] = None; from pushd.cli import main; sys.exit(main({argv}))")
+    told = f"pushdctl: {missing} is not installed: pip install 'engineio-trio[pushd]' brings it\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", told)
+
+
 def test_a_command_that_asks_a_daemon_loads_nothing_of_the_daemon() -> None:
     ran = program("""
 import sys
