@@ -20,6 +20,7 @@ import jwt
 import pytest
 
 from pushd.cli import admin_client, main
+from tests.patience import PATIENCE
 
 SECRET = "0123456789abcdef0123456789abcdef"
 COMMANDS = ("serve", "check-config", "show-config", "send", "tail", "devices", "kick", "reconcile", "token")
@@ -507,14 +508,14 @@ def test_ctrl_c_is_quiet(admin: Admin) -> None:
         assert tail.stdout is not None
         assert tail.stdout.readline() == "1  device=d-1\n"
         tail.send_signal(signal.SIGINT)
-        out, err = tail.communicate(timeout=20)
+        out, err = tail.communicate(timeout=PATIENCE)
     assert (tail.returncode, out) == (130, "")
     assert "Traceback" not in err
 
 
 def program(text: str) -> "subprocess.CompletedProcess[str]":
     """Runs a Python program."""
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=40)
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_an_early_ctrl_c_is_quiet_too() -> None:
@@ -559,7 +560,7 @@ def test_a_reader_that_goes_away_is_no_error(admin: Admin) -> None:
         tail.stdout.readline()
         tail.stdout.close()
         err = tail.stderr.read()
-        code = tail.wait(timeout=20)
+        code = tail.wait(timeout=PATIENCE)
     assert (code, err) == (0, "")
 
 
@@ -570,7 +571,7 @@ def daemon(tmp_path: Path) -> Iterator[str]:
     flags = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready))
     with (tmp_path / "log").open("w") as log, process("serve", *flags, stdout=log, stderr=log) as serve:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while not ready.exists():
                 assert serve.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text()
@@ -579,7 +580,7 @@ def daemon(tmp_path: Path) -> Iterator[str]:
             yield json.loads(ready.read_text())["admin"]
         finally:
             serve.terminate()
-        assert serve.wait(timeout=30) == 0
+        assert serve.wait(timeout=PATIENCE) == 0
 
 
 def test_the_commands_and_a_real_daemon_understand_each_other(
@@ -604,5 +605,5 @@ def test_the_commands_and_a_real_daemon_understand_each_other(
         while followed[-1] != "d-3":
             followed.append(json.loads(tail.stdout.readline())["fields"]["device"])
         tail.send_signal(signal.SIGINT)
-        tail.communicate(timeout=20)
+        tail.communicate(timeout=PATIENCE)
     assert tail.returncode == 130
