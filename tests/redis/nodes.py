@@ -13,7 +13,7 @@ from pushd.store.redis.store import RedisStore, open_redis
 from tests.patience import PATIENCE
 from tests.pushd.stores import Node, told
 
-BRISK = Deployment(lease=0.6, refresh=0.15)  # real seconds
+BRISK = Deployment(lease=1.5, refresh=0.2)  # real seconds
 
 
 @dataclasses.dataclass

@@ -280,7 +280,7 @@ async def test_reconcile_names_those_that_are_not_alive(daemon: Daemon, js: Java
 
 async def test_a_device_that_hangs_is_offline_once(js: JavaScriptClient, tmp_path: Path) -> None:
     """F11: its connection stays open, it says nothing any more. When it wakes up, it comes back by itself."""
-    pings = {"ping_interval": 0.2, "ping_timeout": 0.5}
+    pings = {"ping_interval": 0.5, "ping_timeout": 3.0}
     async with Deployment(tmp_path, protocol=pings).running() as daemon, javascript_client() as others:
         await js.connect(daemon.url, query={"deviceId": "well"})
         ill = await others.connect(daemon.url, query={"deviceId": "ill"}, reconnectionDelay=50)
