@@ -10,6 +10,7 @@ arrived, and what was noted as `accepted` surely was.
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,11 @@ class History:
 
     async def has(self, worth: Callable[[list[Record]], bool]) -> None:
         """Return when what has happened is worth judging; fail as `grows` does."""
-        while not worth(self.records):
-            await self.grows(1)
+        with trio.move_on_after(5 * PATIENCE) as patience:
+            while not worth(self.records):
+                await self.grows(1)
+        counts = Counter(record["what"] for record in self.records)
+        assert not patience.cancelled_caught, f"it never comes to what is to be judged: {counts}"
 
     async def watch(self) -> None:
         """Find out how late this process is, for ever. That excuses a witness, and no daemon."""

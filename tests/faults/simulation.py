@@ -143,7 +143,8 @@ class Program:
 def worthwhile(records: Sequence[Record]) -> bool:
     """Whether a run has had what it is to be checked with."""
     counts = Counter(record["what"] for record in records)
-    return min(counts[what] for what in WORTH) > 5 and any(record.get("redelivered") for record in records)
+    times = Counter((record["device"], record["seq"]) for record in records if record["what"] == "received")
+    return min(counts[what] for what in WORTH) > 5 and max(times.values()) > 1
 
 
 Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]  # a push -> what came of it; None: unknown
