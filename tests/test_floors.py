@@ -18,7 +18,7 @@ FLOORS = {
         values:     errors settings handshake
         protocol:   protocol.jsontext protocol.engine protocol.payload protocol.frame protocol.lane
                     protocol.socket protocol.codec protocol.encoded protocol.engine_session protocol.socket_session
-        transport:  transport.http transport.poller transport.socket transport.base transport.stream
+        transport:  transport.poller transport.socket transport.http transport.base transport.stream
                     transport.websocket transport.polling
         server:     server.base server.handlers server.rooms server.admission server.outbox server.connection
                     server.engine server.socket server.namespace server.serve server.application server.server

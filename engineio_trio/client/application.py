@@ -79,7 +79,7 @@ class ClientApplication:
     @property
     def full(self) -> bool:
         """Nothing more should be read for now: handlers are behind, or the iteration is."""
-        return self.connection.handlers_full or (self.iterated and self._crowded)
+        return self.connection.handlers.full or (self.iterated and self._crowded)
 
     @property
     def _crowded(self) -> bool:
@@ -88,8 +88,8 @@ class ClientApplication:
     async def room(self) -> None:
         """Return when handlers and the iteration have caught up."""
         while self.full:
-            if self.connection.handlers_full:
-                await self.connection.handlers_room()
+            if self.connection.handlers.full:
+                await self.connection.handlers.room()
             else:
                 await self.changed.park()
 

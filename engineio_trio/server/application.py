@@ -58,11 +58,11 @@ class SocketApplication:
     @property
     def full(self) -> bool:
         """Handlers are behind: nothing more should be read for now."""
-        return self.connection.handlers_full
+        return self.connection.handlers.full
 
     async def room(self) -> None:
         """Return when handlers have caught up."""
-        await self.connection.handlers_room()
+        await self.connection.handlers.room()
 
     def on_deadline(self, now: float) -> None:
         """Nothing joined in time, or announced attachments that did not come."""
@@ -165,7 +165,7 @@ class SocketApplication:
         if socket not in self._owed:
             return
         handler = self._namespaces[socket.namespace].handlers["disconnect"]
-        if handler.kind is Kind.QUEUED or self.connection.handlers_busy:  # after what the peer said before it left
+        if handler.kind is Kind.QUEUED or self.connection.handlers.busy:  # after what the peer said before it left
             self.connection.queue(partial(self._say_goodbye, socket))
         else:
             handler.function(socket, self._owed.pop(socket))

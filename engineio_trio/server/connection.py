@@ -17,7 +17,7 @@ from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Open, Packet, PacketType, decode_binary, decode_text
 from engineio_trio.protocol.engine_session import Action, ClientEngineSession, Door, Due, EngineSession
 from engineio_trio.server.base import Application
-from engineio_trio.server.handlers import HandlerQueue, Job
+from engineio_trio.server.handlers import NO_HANDLERS, HandlerQueue, Job
 from engineio_trio.server.outbox import Outbox, OutboxFull, Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport.base import NurseryNeeded, Transport, TransportEnded, TransportReplaced
@@ -44,8 +44,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_alone", "_closed", "_due", "_ended", "_failure", "_handlers", "_nursery", "_round", "_touched", "_waiting",
-        "_written", "application", "engine", "handshake", "outbox", "reason", "revision", "seen", "settings", "sid",
+        "_alone", "_closed", "_due", "_ended", "_failure", "_nursery", "_round", "_touched", "_waiting", "_written",
+        "application", "engine", "handlers", "handshake", "outbox", "reason", "revision", "seen", "settings", "sid",
         "transport",
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ class Connection:
         self._touched = False  # by the round: what is queued is written at its end
         self._alone = True  # no other task is needed so far
         self._nursery: trio.Nursery | None = None
-        self._handlers: HandlerQueue | None = None
+        self.handlers = NO_HANDLERS
         self._written: trio.Event | None = None  # the writer has begun; set: it has ended
         self._waiting = trio.CancelScope()  # around what the reader waits for: its deadline is the heartbeat
         self._due = math.inf  # that deadline
@@ -163,25 +163,10 @@ class Connection:
 
     def queue(self, job: Job) -> None:
         """Have the handler task run a job, after those before it; never waits. The reader waits if there are many."""
-        if self._handlers is None:
-            self._handlers = HandlerQueue(self.settings.handler_queue, self._nursery)
+        if self.handlers is NO_HANDLERS:
+            self.handlers = HandlerQueue(self.settings.handler_queue, self._nursery)
             self._need_nursery()
-        self._handlers.put(job)
-
-    @property
-    def handlers_full(self) -> bool:
-        """Handlers are behind: nothing more should be read for now."""
-        return self._handlers is not None and self._handlers.full
-
-    @property
-    def handlers_busy(self) -> bool:
-        """A job is running or waiting."""
-        return self._handlers is not None and self._handlers.busy
-
-    async def handlers_room(self) -> None:
-        """Return when handlers have caught up."""
-        if self._handlers is not None:
-            await self._handlers.room()
+        self.handlers.put(job)
 
     def replace_transport(self, transport: Transport) -> None:
         """Go on over `transport` (an upgrade has been agreed); what is queued follows there, in order."""
@@ -194,17 +179,10 @@ class Connection:
         try:
             self._begin()
             await self._read(None)
-            async with trio.open_nursery() as carrying:  # the transport's task lives on for the goodbye
-                try:
-                    await self._run_with_tasks(carrying)
-                except Exception:
-                    self.close(CloseReason.INTERNAL_ERROR)
-                    self.application.ending()
-                    with trio.move_on_after(self.settings.close_timeout, shield=True):
-                        await self._goodbye(carrying)
-                    raise
-                finally:
-                    carrying.cancel_scope.cancel()
+            if self._alone and self._is_abrupt():
+                self.application.ending()
+            else:
+                await self._run_with_tasks()
         finally:
             await self._end()
 
@@ -219,12 +197,25 @@ class Connection:
         self._failure = error
         self.close(CloseReason.INTERNAL_ERROR)
 
-    async def _run_with_tasks(self, carrying: trio.Nursery) -> None:
-        """The rest of its life, in which there may be a writer and handlers."""
+    async def _run_with_tasks(self) -> None:
+        """The rest of its life, in which there may be other tasks."""
+        async with trio.open_nursery() as carrying:  # the transport's task lives on for the goodbye
+            try:
+                await self._run_in_nursery(carrying)
+            except Exception:
+                self.close(CloseReason.INTERNAL_ERROR)
+                self.application.ending()
+                with trio.move_on_after(self.settings.close_timeout, shield=True):
+                    await self._goodbye(carrying)
+                raise
+            finally:
+                carrying.cancel_scope.cancel()
+
+    async def _run_in_nursery(self, carrying: trio.Nursery) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            if self._handlers is not None:
-                self._handlers.open(nursery)
+            if self.handlers is not NO_HANDLERS:
+                self.handlers.open(nursery)
             if self.outbox.waiting:
                 self._need_writer()
             await self._read(carrying)
@@ -233,9 +224,8 @@ class Connection:
             if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
                 self.transport.closing()
             self.application.ending()
-            if self._handlers is not None:
-                with trio.move_on_after(self.settings.close_timeout):
-                    await self._handlers.idle()
+            with trio.move_on_after(self.settings.close_timeout):
+                await self.handlers.idle()
             if not self._is_abrupt():
                 with trio.move_on_after(self.settings.close_timeout):
                     if self._written is not None:
@@ -325,7 +315,7 @@ class Connection:
     @property
     def full(self) -> bool:
         """Handlers are behind."""
-        return self._handlers is not None and self.application.full
+        return self.handlers is not NO_HANDLERS and self.application.full
 
     async def room(self) -> None:
         """Return when they have caught up."""

@@ -80,3 +80,6 @@ class HandlerQueue:
             self._idle.set()
             self._wake = trio.Event()
             await self._wake.wait()
+
+
+NO_HANDLERS = HandlerQueue(1, None)  # in place of one, while a connection has had no job; nothing is ever put into it

@@ -1,6 +1,7 @@
 """Listeners: accepting streams, one task each, and the way to stop."""
 
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import trio
 
 from engineio_trio.errors import CloseReason
 from engineio_trio.server.engine import Engine, boundary
-from engineio_trio.transport.socket import PlainStream
+from engineio_trio.transport.socket import PlainStream, accept_plain
 
 logger = logging.getLogger("engineio_trio")
 
@@ -82,6 +83,9 @@ class Service:
         """
         if not self._serving:
             raise RuntimeError("this server is not serving: start serve_listeners([]) first")
+        await self._serve(stream, remote)
+
+    async def _serve(self, stream: trio.abc.Stream, remote: str) -> None:
         if self._streams >= self._engine.settings.max_connections * STREAMS_PER_SESSION:
             await trio.aclose_forcefully(stream)
             return
@@ -91,8 +95,11 @@ class Service:
                 await self._engine.serve_stream(stream, remote)
         finally:
             self._streams -= 1
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(stream)
+            if isinstance(stream, PlainStream):
+                stream.close()
+            else:
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(stream)
 
     async def shutdown(self, grace: float = 5.0, *, spread: float = 0.0) -> None:
         """Stop accepting, close every connection with SHUTDOWN (clients come back elsewhere), return when all are gone.
@@ -124,12 +131,21 @@ class Service:
             await connection.wait_closed()
 
     async def _accept(self, listeners: Sequence[trio.abc.Listener[Any]], nursery: trio.Nursery) -> None:
-        await trio.serve_listeners(self._serve_stream, list(listeners), handler_nursery=nursery)
+        def accepted(given: socket.socket, remote: str) -> None:
+            nursery.start_soon(self._serve, PlainStream(given, self._engine.poller), remote)
 
-    async def _serve_stream(self, stream: trio.abc.Stream) -> None:
-        peer = _peer(stream)
-        plain = PlainStream(stream, self._engine.poller) if isinstance(stream, trio.SocketStream) else stream
-        await self.serve_stream(plain, remote=peer)
+        async with trio.open_nursery() as accepting:
+            others = []
+            for listener in listeners:
+                if isinstance(listener, trio.SocketListener):
+                    accepting.start_soon(accept_plain, listener, accepted)
+                else:
+                    others.append(listener)
+            if others:
+                await trio.serve_listeners(self._serve_other, others, handler_nursery=nursery)
+
+    async def _serve_other(self, stream: trio.abc.Stream) -> None:
+        await self._serve(stream, _peer(stream))
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Address:

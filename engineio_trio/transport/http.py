@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from engineio_trio.settings import Settings
+from engineio_trio.transport.socket import READ_SIZE, PlainStream
 
 MAX_TARGET = 2_048
 MAX_HEADERS = 64
@@ -21,7 +22,6 @@ MAX_QUERY_FIELDS = 64
 MAX_REQUESTS = 10_000  # on one keep-alive connection: a client that polls every 25 s stays for days
 LINGER_BYTES = 65_536  # of what the peer still sends, dropped so that a reset does not destroy our last word
 LINGER_SECONDS = 1.0
-READ_SIZE = 65_536
 BODILESS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is white space
 ONCE = frozenset(  # headers that decide something: twice, they would decide two things
@@ -120,11 +120,10 @@ class HttpConnection:
         patience = self._settings.keep_alive if self._served else self._settings.request_timeout
         self._served += 1
         try:
-            with trio.move_on_after(patience) as waiting:
-                event = await self._head(waiting)
+            event = self._head_at_once() or await self._head(patience)
         except PeerGone:
             return None
-        if waiting.cancelled_caught:
+        if event is None:
             if self._h11.trailing_data[0]:
                 raise HttpError(408, "the request's head took too long")
             return None
@@ -134,18 +133,35 @@ class HttpConnection:
             self._next_event()  # the end of a message without a body
         return request
 
-    async def _head(self, waiting: trio.CancelScope) -> h11.Request:
+    def _head_at_once(self) -> h11.Request | None:
+        """The first head, which nearly always came with the connection: then there is nothing to wait for."""
+        if self._served > 1 or not isinstance(self.stream, PlainStream):
+            return None
+        try:
+            data = self.stream.read_nowait(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise PeerGone from None
+        if data is None:
+            return None
+        self._feed(data)
+        event = self._next_event()
+        return event if isinstance(event, h11.Request) else None
+
+    async def _head(self, patience: float) -> h11.Request | None:
+        """The next head, None if it does not come in time."""
         started = self._served == 1  # the first head's time runs from the connection's start
-        while True:
-            event = self._next_event()
-            if isinstance(event, h11.Request):
-                return event
-            if event is not h11.NEED_DATA:
-                raise PeerGone
-            await self._receive()
-            if not started:  # the clock of the head starts with its first byte and no later byte restarts it
-                started = True
-                waiting.deadline = trio.current_time() + self._settings.request_timeout
+        with trio.move_on_after(patience) as waiting:
+            while True:
+                event = self._next_event()
+                if isinstance(event, h11.Request):
+                    return event
+                if event is not h11.NEED_DATA:
+                    raise PeerGone
+                await self._receive()
+                if not started:  # the clock of the head starts with its first byte and no later byte restarts it
+                    started = True
+                    waiting.deadline = trio.current_time() + self._settings.request_timeout
+        return None
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         try:
@@ -159,11 +175,14 @@ class HttpConnection:
             data = await self.stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise PeerGone from None
+        self._feed(data)
+        return data
+
+    def _feed(self, data: bytes | bytearray) -> None:
         try:
             self._h11.receive_data(bytes(data))
         except h11.RemoteProtocolError:
             raise PeerGone from None
-        return data
 
     async def body(self, request: Request, limit: int) -> bytes:
         """The request's body, at most `limit` bytes: HttpError 413 before reading when the length says so.

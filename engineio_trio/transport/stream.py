@@ -12,8 +12,8 @@ from engineio_trio.errors import CloseReason
 from engineio_trio.protocol.frame import FrameError, FrameGuard, Opcode, server_frame
 from engineio_trio.protocol.lane import Head, take
 from engineio_trio.transport.base import Lane, TransportEnded
-from engineio_trio.transport.http import READ_SIZE, linger
-from engineio_trio.transport.socket import PlainStream
+from engineio_trio.transport.http import linger
+from engineio_trio.transport.socket import READ_SIZE, PlainStream
 
 UPGRADE_REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

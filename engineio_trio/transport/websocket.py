@@ -21,7 +21,8 @@ from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.frame import FrameGuard
 from engineio_trio.settings import Settings
 from engineio_trio.transport.base import Lane, NurseryNeeded, TransportEnded
-from engineio_trio.transport.http import READ_SIZE, HttpConnection, HttpError, Request
+from engineio_trio.transport.http import HttpConnection, HttpError, Request
+from engineio_trio.transport.socket import READ_SIZE
 from engineio_trio.transport.stream import GuardedStream, Line
 
 logger = logging.getLogger("engineio_trio")

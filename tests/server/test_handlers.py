@@ -110,7 +110,7 @@ async def test_a_full_queue_stops_the_reading(autojump_clock: MockClock) -> None
         await trio.sleep(10)
         connection = next(iter(server._engine.sessions.values()))
         assert started == [0]
-        assert len(connection._handlers._jobs) <= 4
+        assert len(connection.handlers._jobs) <= 4
         unread = len(listener.accepted[0].receive_stream._incoming._data)  # type: ignore[attr-defined]
         assert unread > 50_000  # it is the peer's to keep
         go.set()
