@@ -1,7 +1,6 @@
 """The process: what it starts in which order, the signals that end it, what it says, and its exit code."""
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -9,21 +8,22 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
+from engineio_trio.workers import Order, Signals, Worker, WorkersFailed, run_workers
 from pushd.auth import open_authenticator
 from pushd.config import Config
-from pushd.config.sections import Admin
 from pushd.confirmations import Confirmations
 from pushd.errors import ConfigError, PushdError, StoreBusy, StoreUnavailable
 from pushd.gateway import Address, Gateway
 from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.limits import say_seldom
+from pushd.listening import CannotStart, Certificates, doors, listen, reserve
 from pushd.metrics import Metrics
 from pushd.node import Node
 from pushd.store import open_store
@@ -35,60 +35,99 @@ log = logging.getLogger("pushd")
 DONE: Final = 0
 FAILED: Final = 1
 WRONG_CONFIG: Final = 2
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: the terminal has closed
+MARGIN: Final = 5.0  # seconds beyond the drain, for workers to close the store and exit
 
-
-class CannotStart(PushdError):
-    """The daemon cannot begin, or go on; the text says why, and what to do."""
+Ready = Callable[[Address, Address], None]  # what is done when devices and admin interface are served
 
 
 def run(config: Config, ready_file: Path | None = None) -> int:
-    """Run the daemon until SIGTERM, SIGINT or SIGHUP.
+    """Run the daemon until SIGTERM or SIGINT, or until its terminal closes; SIGHUP reads the certificate again.
 
     The exit code: 0 after a clean end, 1 if it cannot start, 2 for a wrong configuration that only the start could
     find. `ready_file` gets `{"devices", "admin", "pid"}` as JSON when both listeners are open. A second signal ends it
     at once.
     """
     _start_logging()
-    files = _raise_file_limit()
-    code = DONE
-    try:
-        trio.run(_main, config, ready_file, files)
-    except* ConfigError as errors:
-        code = _complain(errors, WRONG_CONFIG)
-    except* (CannotStart, StoreBusy, StoreUnavailable) as errors:
-        code = _complain(errors, FAILED)
-    return code
+    _raise_file_limit()
+    if config.node.workers > 1:
+        return _run_workers(config, ready_file)
+    return trio.run(_run_alone, config, ready_file)
 
 
-async def _main(config: Config, ready_file: Path | None, files: int) -> None:
-    name = config.node.name or socket.gethostname()
-    hub, metrics = Hub(), Metrics()
-    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    for number in SIGNALS:  # what Trio restores at the end: a signal that comes too late must not spoil a clean exit
-        signal.signal(number, signal.SIG_IGN)
-    with trio.open_signal_receiver(*(SIGNALS[:-1] if under_nohup else SIGNALS)) as signals:
-        async with (
-            _listening(config) as listeners,
-            _open_store(config, name, hub) as store,
-            open_authenticator(config, store) as authenticator,
-        ):
-            goodbyes, confirmations = Goodbyes(store, metrics), Confirmations(store, metrics)
-            node = Node(name, store, hub, metrics, goodbyes, confirmations, config.delivery)
-            gateway = Gateway(config, node, authenticator)
-            async with trio.open_nursery() as nursery:
-                devices, admin = await _start(nursery, gateway, listeners, config)
+async def _run_alone(config: Config, ready_file: Path | None) -> int:
+    name = _name(config)
+
+    def ready(devices: Address, admin: Address) -> None:
+        _announce(config, name, devices, admin)
+        if ready_file is not None:
+            _write_ready(ready_file, devices, admin)
+
+    with _orders() as orders:
+        return await _judge(_serve_alone(config, name, orders, ready))
+
+
+async def _serve_alone(config: Config, name: str, orders: AsyncIterator[Order], ready: Ready) -> None:
+    await _serve(config, name, await listen(config), orders, ready)
+
+
+def _run_workers(config: Config, ready_file: Path | None) -> int:
+    """The parent of the workers: it holds the addresses, and has no part in what is served there."""
+    name, begun = _name(config), False
+
+    async def main(worker: Worker) -> int:
+        _start_logging(worker.number)
+
+        def ready(devices: Address, admin: Address) -> None:
+            if worker.number == 1 and not begun:
                 _announce(config, name, devices, admin)
-                if files < config.limits.connections:
-                    log.info(
-                        "limits.connections is %d; this process may open %d files", config.limits.connections, files
-                    )
-                if ready_file is not None:
-                    _write_ready(ready_file, devices, admin)
-                await _until_told(signals)
-                nursery.start_soon(_hurry, signals, nursery.cancel_scope)
-                await gateway.drain(config.node.drain)
-                nursery.cancel_scope.cancel()
+            worker.ready()
+
+        listeners = ports[0].listen(), ports[1].listen()
+        return await _judge(_serve(config, f"{name}-{worker.number}", listeners, worker.orders, ready, worker))
+
+    def all_ready() -> None:
+        nonlocal begun
+        begun = True
+        log.info("%d workers serve, the nodes %s-1 to %s-%d", config.node.workers, name, name, config.node.workers)
+        if ready_file is not None:
+            _write_ready(ready_file, ports[0].address, ports[1].address)
+
+    try:
+        ports = reserve(config)
+        run_workers(main, config.node.workers, patience=config.node.drain + MARGIN, begun=all_ready)
+    except CannotStart as error:
+        return _complain(ExceptionGroup("", [error]), FAILED)
+    except WorkersFailed as failure:
+        if not failure.told:
+            return _complain(ExceptionGroup("", [CannotStart(str(failure))]), FAILED)
+        return failure.code
+    return DONE
+
+
+async def _serve(
+    config: Config,
+    name: str,
+    listeners: tuple[Sequence[trio.SocketListener], Sequence[trio.SocketListener]],
+    orders: AsyncIterator[Order],
+    ready: Ready,
+    worker: Worker | None = None,
+) -> None:
+    """One node, from its start to its end."""
+    hub, metrics = Hub(), Metrics()
+    async with (
+        doors(config, *listeners) as open_doors,
+        _open_store(config, name, hub) as store,
+        open_authenticator(config, store) as authenticator,
+    ):
+        goodbyes, confirmations = Goodbyes(store, metrics), Confirmations(store, metrics)
+        node = Node(name, store, hub, metrics, goodbyes, confirmations, config.delivery)
+        gateway = Gateway(config, node, authenticator, worker)
+        async with trio.open_nursery() as nursery:
+            ready(*await nursery.start(gateway.run, open_doors.devices, open_doors.admin))
+            await _until_told(orders, open_doors.certificates)
+            nursery.start_soon(_hurry, orders, nursery.cancel_scope)
+            await gateway.drain(config.node.drain)
+            nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
@@ -97,69 +136,53 @@ def _open_store(config: Config, name: str, hub: Hub) -> contextlib.AbstractAsync
     return open_store(config.store.url, node=name, control=hub, limits=limits, deployment=deployment)
 
 
-async def _start(
-    nursery: trio.Nursery, gateway: Gateway, listeners: Sequence[trio.abc.Listener[Any]], config: Config
-) -> tuple[Address, Address]:
+def _name(config: Config) -> str:
+    return config.node.name or socket.gethostname()
+
+
+async def _judge(serving: Awaitable[None]) -> int:
+    """The exit code for the way that it ends; what must be said is said."""
+    code = DONE
     try:
-        addresses: tuple[Address, Address] = await nursery.start(gateway.run, listeners)
-    except* OSError as errors:  # the device listeners are open already, so it is the other one
-        raise _cannot_listen("admin", config.admin.listen, _leaf(errors)) from None
-    return addresses
+        await serving
+    except* ConfigError as errors:
+        code = _complain(errors, WRONG_CONFIG)
+    except* (CannotStart, StoreBusy, StoreUnavailable) as errors:
+        code = _complain(errors, FAILED)
+    return code
 
 
-@contextlib.asynccontextmanager
-async def _listening(config: Config) -> AsyncIterator[Sequence[trio.abc.Listener[Any]]]:
-    """The open device listeners. Raises CannotStart, before anything else has been touched."""
-    await _try_admin(config.admin)
-    host, port = config.devices.address
-    context = config.devices.tls.context()
-    try:
-        listeners: Sequence[trio.abc.Listener[Any]] = (
-            await trio.open_tcp_listeners(port, host=host)
-            if context is None
-            else await trio.open_ssl_over_tcp_listeners(port, context, host=host)
-        )
-    except OSError as error:
-        raise _cannot_listen("devices", config.devices.listen, error) from None
-    try:
-        yield listeners
-    finally:
-        for listener in listeners:
-            await listener.aclose()
+@contextlib.contextmanager
+def _orders() -> Iterator[AsyncIterator[Order]]:
+    """What signals say, to a process that is alone."""
+    meaning = Signals()
+    for number in Signals.NUMBERS:  # what Trio restores at the end: one that comes too late must not spoil a clean exit
+        signal.signal(number, signal.SIG_IGN)
+
+    async def understood(signals: AsyncIterator[int]) -> AsyncIterator[Order]:
+        async for number in signals:
+            order = meaning.order(number)
+            if order is Order.STOP:
+                log.info("%s: shutting down", signal.Signals(number).name)
+            elif order is Order.NOW:
+                log.warning("%s again: stopping at once", signal.Signals(number).name)
+            yield order
+
+    with trio.open_signal_receiver(*Signals.NUMBERS) as signals:
+        yield understood(signals)
 
 
-async def _try_admin(admin: Admin) -> None:
-    """Raises CannotStart if the admin listener, which comes last, could not be opened now."""
-    host, port = admin.address
-    try:
-        for listener in await trio.open_tcp_listeners(port, host=host):
-            await listener.aclose()
-    except OSError as error:
-        raise _cannot_listen("admin", admin.listen, error) from None
+async def _until_told(orders: AsyncIterator[Order], certificates: Certificates) -> None:
+    async for order in orders:
+        if order is not Order.RELOAD:
+            return
+        certificates.reload()
 
 
-def _leaf(errors: BaseExceptionGroup[OSError]) -> OSError:
-    first = errors.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _cannot_listen(section: str, address: str, error: OSError) -> CannotStart:
-    reason = error.strerror
-    if error.errno == errno.EADDRINUSE:
-        reason = "the address is in use; stop the other program, or choose another port (0 picks a free one)"
-    return CannotStart(f"{section}.listen: cannot listen on {address}: {reason or error}")
-
-
-async def _until_told(signals: AsyncIterator[int]) -> None:
-    number = await anext(signals)
-    log.info("%s: shutting down", signal.Signals(number).name)
-
-
-async def _hurry(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """A second signal: now."""
-    number = await anext(signals)
-    log.warning("%s again: stopping at once", signal.Signals(number).name)
-    scope.cancel()
+async def _hurry(orders: AsyncIterator[Order], scope: trio.CancelScope) -> None:
+    async for order in orders:
+        if order is Order.NOW:
+            scope.cancel()
 
 
 def _announce(config: Config, name: str, devices: Address, admin: Address) -> None:
@@ -168,6 +191,9 @@ def _announce(config: Config, name: str, devices: Address, admin: Address) -> No
     log.info("node %s  store %s  auth %s", name, without_password(config.store.url), config.auth.kind)
     if config.auth.kind == "open":
         log.warning("auth open: any device is believed; set auth.kind before others can reach %s", _shown(devices))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < config.limits.connections:
+        log.info("limits.connections is %d; one process may open %d files", config.limits.connections, files)
 
 
 def _write_ready(path: Path, devices: Address, admin: Address) -> None:
@@ -187,20 +213,20 @@ def _shown(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _start_logging() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _start_logging(worker: int | None = None) -> None:
+    who = "" if worker is None else f"[{worker}]"
+    text = f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s"
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=text, force=worker is not None)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs
     say_seldom("trio.serve_listeners", 10.0)  # without files for more connections it would say so ten times a second
 
 
-def _raise_file_limit() -> int:
-    """Allow ourselves as many open files as we may have, one for each connection; how many that is."""
+def _raise_file_limit() -> None:
+    """Allow ourselves as many open files as we may have: one for each connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # some systems show a hard limit that they do not grant
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _complain(errors: BaseExceptionGroup[PushdError], code: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from engineio_trio import CloseReason, ConnectRefused, Handshake, Socket, SocketServer
+from engineio_trio.workers import Worker
 from pushd import admin, ingest, sweeper
 from pushd.admission import Admission
 from pushd.auth import Authenticator
@@ -39,14 +40,18 @@ Address = tuple[str, int]
 
 
 class Gateway:
-    """One node: the device listener, the admin listener, and the work behind them."""
+    """One node: the device listener, the admin listener, and the work behind them.
 
-    def __init__(self, config: Config, node: Node, authenticator: Authenticator) -> None:
+    `worker` is the node among the others of its machine, if it shares its listeners with them.
+    """
+
+    def __init__(self, config: Config, node: Node, authenticator: Authenticator, worker: Worker | None = None) -> None:
         self.server = SocketServer(config.settings(), path=config.devices.path)
         defaults = PushDefaults(ttl=config.delivery.ttl, data_max=config.limits.payload)
-        self.service = Service(node, defaults, lambda: self.server.connections)
+        self.service = Service(node, defaults, lambda: self.server.connections, worker)
         self._config = config
         self._node = node
+        self._worker = worker
         self._admission = Admission(node, authenticator)
         self._uplinks = Budget(config.limits.uplink_rate, 1.0)
         self._heartbeat = Heartbeat(node, config.heartbeat.interval)
@@ -62,14 +67,14 @@ class Gateway:
     async def run(
         self,
         listeners: Sequence[trio.abc.Listener[Any]],
+        admin_listeners: Sequence[trio.SocketListener],
         *,
         task_status: trio.TaskStatus[tuple[Address, Address]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve devices on `listeners`, and the admin interface, until cancelled (call `drain` before).
+        """Serve devices on `listeners`, and the admin interface on its own, until cancelled (call `drain` before).
 
-        `started` gives the bound addresses of both. Raises OSError if the admin listener cannot be bound, and
-        StoreUnavailable if the node's own store cannot clean up what a dead process has left. A shared store may be
-        away: then devices are sent elsewhere until it comes.
+        `started` gives the bound addresses of both. Raises StoreUnavailable if the node's own store cannot clean up
+        what a dead process has left. A shared store may be away: then devices are sent elsewhere until it comes.
         """
         await self._clean_up()
         async with trio.open_nursery() as nursery:
@@ -79,8 +84,10 @@ class Gateway:
             stale_after = self._config.heartbeat.stale_after
             nursery.start_soon(sweeper.run, self._node, self._heartbeat, stale_after, name="sweeper")
             self._devices = await nursery.start(self._hold_devices, name="devices")
-            admin_address = await nursery.start(self._serve_admin, name="admin")
-            addresses = await nursery.start(self.server.serve_listeners, listeners, name="server")
+            admin_address = await nursery.start(self._serve_admin, admin_listeners, name="admin")
+            neighbours = None if self._worker is None else self._worker.neighbours
+            serve = partial(self.server.serve_listeners, listeners, neighbours=neighbours)
+            addresses = await nursery.start(serve, name="server")
             nursery.start_soon(self._take_in, name="ingest")
             self.service.set_ready(None)
             task_status.started((addresses[0][:2], admin_address))
@@ -160,7 +167,8 @@ class Gateway:
         with self._ingest:
             await ingest.run(self.service)
 
-    async def _serve_admin(self, *, task_status: trio.TaskStatus[Address]) -> None:
-        section = self._config.admin
-        serve = partial(admin.serve, listen=section.listen, token=section.token.get_secret_value())
-        await serve(self.service, task_status=task_status)
+    async def _serve_admin(
+        self, listeners: Sequence[trio.SocketListener], *, task_status: trio.TaskStatus[Address]
+    ) -> None:
+        token = self._config.admin.token.get_secret_value()
+        await admin.serve(self.service, listeners, token=token, task_status=task_status)

@@ -1,6 +1,7 @@
 """What services can ask of the daemon: the one place behind the admin interface and the streams."""
 
 import collections
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, Final
 
 import trio
 
+from engineio_trio.workers import Worker
 from pushd import __version__
 from pushd.hub import ADMIN
 from pushd.metrics import Metrics
@@ -22,15 +24,22 @@ log = logging.getLogger(__name__)
 PAGE: Final = 500  # devices in one call of the store
 RECEIPTS_MAX: Final = 10_000  # receipts in one answer; the receipt stream has them all
 READ_WAIT: Final = 30.0  # seconds that one read of the receipt stream waits
+STATS: Final = b"stats"  # the question of one worker to another
 WAITING: Final = frozenset({ReceiptState.STORED})  # not final: the device has not confirmed it yet
 
 
 class Service:
     """Pushing, kicking, reconciling, counting. May be used by many tasks at once."""
 
-    def __init__(self, node: Node, defaults: PushDefaults, connections: Callable[[], int]) -> None:
-        """`connections` says how many connections are open, with or without a device."""
+    def __init__(
+        self, node: Node, defaults: PushDefaults, connections: Callable[[], int], worker: Worker | None = None
+    ) -> None:
+        """`connections` says how many connections are open, with or without a device.
+
+        `worker`: the node is one of several on the same listeners, and speaks for all of them.
+        """
         self.store: Store = node.store
+        self.worker = worker
         self.metrics: Metrics = node.metrics
         self.defaults = defaults
         self._node = node
@@ -77,8 +86,15 @@ class Service:
         return await reconcile(self._node, id, devices, time.time())
 
     async def stats(self) -> dict[str, Any]:
-        """What the node says of itself, and the store's totals under `store`. Raises StoreUnavailable."""
+        """What the node says of itself, and the store's totals under `store`. Raises StoreUnavailable.
+
+        One of several workers says it of all of them together, and of each under `workers`.
+        """
         counts = await self.store.counts()
+        return {**await self._own_and_others(), "store": as_json(counts)}
+
+    def own_stats(self) -> dict[str, Any]:
+        """What the node says of itself alone."""
         return {
             "node": self._node.name,
             "version": __version__,
@@ -86,8 +102,18 @@ class Service:
             "connections": self._connections(),
             "devices": len(self._node.hub),
             "owed_logouts": len(self._node.goodbyes),
-            "store": as_json(counts),
         }
+
+    async def _own_and_others(self) -> dict[str, Any]:
+        own = self.own_stats()
+        if self.worker is None:
+            return own
+        answers = {self.worker.number: own}
+        for number, answer in (await self.worker.ask(STATS)).items():
+            answers[number] = json.loads(answer)
+        workers = [answers[number] for number in sorted(answers)]
+        sums = {name: sum(each[name] for each in workers) for name in ("connections", "devices", "owed_logouts")}
+        return {**own, "uptime": max(each["uptime"] for each in workers), **sums, "workers": workers}
 
     def ready(self) -> str | None:
         """Why this node wants no work now (it is starting, or shutting down), or None."""

@@ -20,8 +20,10 @@ FLOORS = {
                     protocol.socket protocol.codec protocol.encoded protocol.engine_session protocol.socket_session
         transport:  transport.poller transport.socket transport.http transport.base transport.stream
                     transport.websocket transport.polling
-        server:     server.base server.handlers server.rooms server.admission server.outbox server.connection
-                    server.engine server.socket server.namespace server.serve server.application server.server
+        server:     server.base server.handlers server.rooms server.admission server.neighbours server.outbox
+                    server.connection server.engine server.socket server.namespace server.serve
+                    server.application server.server
+        workers:    supervisor workers
         client:     client.endpoint client.application client.http client.polling client.websocket client.socket
                     client.connecting client
         tests:      testing
@@ -44,14 +46,14 @@ FLOORS = {
         service:    service ingest
         admin:      admin.answers admin.query admin.guard admin.waiting admin.page admin.health admin.metrics
                     admin.streams admin.api admin.server admin
-        daemon:     admission gateway daemon
+        daemon:     listening admission gateway daemon
         commands:   cli.admin_client cli.commands cli.program cli __main__
         show:       demo
     """,
 }
 
 # What pushd may know of the library: what any other program may.
-PUBLIC = {"engineio_trio", "engineio_trio.client", "engineio_trio.testing"}
+PUBLIC = {"engineio_trio", "engineio_trio.client", "engineio_trio.testing", "engineio_trio.workers"}
 
 # The protocol floor gets bytes, values and `now` as arguments: it has no clock, no chance, no log, no I/O.
 NOT_IN_PROTOCOL = {"trio", "time", "datetime", "logging", "random", "secrets", "socket", "ssl", "select", "selectors"}

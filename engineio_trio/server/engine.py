@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from engineio_trio.protocol.engine_session import Action, Door, EngineSession
 from engineio_trio.server import admission
 from engineio_trio.server.base import Application
 from engineio_trio.server.connection import Connection
+from engineio_trio.server.neighbours import Neighbours, random_sid
 from engineio_trio.server.outbox import Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport import websocket
@@ -39,6 +39,10 @@ def boundary(what: str) -> Iterator[None]:
         yield
     except* Exception as errors:
         logger.error("%s ended by an error", what, exc_info=errors)
+
+
+class HandedOver(Exception):
+    """Another process serves this connection from now on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,22 +75,23 @@ class Engine:
         self.authorize: Authorize | None = None
         self.nursery: trio.Nursery | None = None
         self.stopping = False  # no new session is let in
+        self.neighbours: Neighbours | None = None  # processes that serve on the same port, if there are any
         self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
         self.poller = Poller()
         self._round = Round()
 
-    async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:
-        """Serve one accepted stream to its end."""
-        connection = await self._serve_requests(stream, peer)
+    async def serve_stream(self, stream: trio.abc.Stream, peer: str, early: bytes = b"") -> None:
+        """Serve one accepted stream to its end. `early` is what another process has read of it."""
+        connection = await self._serve_requests(stream, peer, early)
         if connection is not None:  # and of the request nothing is left that the session does not need
             await self._run(connection)
             assert isinstance(connection.transport, WebSocketTransport)
             await connection.transport.linger()
 
-    async def _serve_requests(self, stream: trio.abc.Stream, peer: str) -> Connection | None:
+    async def _serve_requests(self, stream: trio.abc.Stream, peer: str, early: bytes) -> Connection | None:
         """Answer requests, to the last one; what is left to run if that one opened a WebSocket."""
-        http = HttpConnection(stream, self.settings)
+        http = HttpConnection(stream, self.settings, early)
         try:
             while True:
                 try:
@@ -100,7 +105,7 @@ class Engine:
                 connection = await self._serve(exchange)
                 if connection is not None:
                     return connection
-        except PeerGone:
+        except (PeerGone, HandedOver):
             return None
 
     async def _serve(self, exchange: Exchange) -> Connection | None:
@@ -123,6 +128,8 @@ class Engine:
         admission.check_origin(request, self.settings)
         if "sid" not in request.query:
             return await self._open(exchange, transport)
+        if self.neighbours is not None:
+            await self._hand_over(exchange, self.neighbours)
         connection = self._session(request)
         polling = connection.transport
         if transport == "websocket":
@@ -136,6 +143,14 @@ class Engine:
         else:
             raise HttpError(405, f"{request.method} has no meaning here", headers={"Allow": "GET, POST, OPTIONS"})
         return None
+
+    async def _hand_over(self, exchange: Exchange, neighbours: Neighbours) -> None:
+        """Raises HandedOver if the session is another process's; HttpError if that one cannot take the connection."""
+        holder = neighbours.holder(exchange.request.query["sid"][0])
+        if holder is not None:
+            http, patience = exchange.http, self.settings.write_timeout
+            await neighbours.hand_over(holder, http.stream, exchange.peer, http.unserved(), patience)
+            raise HandedOver
 
     def _session(self, request: Request) -> Connection:
         sids = request.query["sid"]
@@ -190,7 +205,7 @@ class Engine:
     def _begin(self, handshake: Handshake, transport: Transport, revision: int) -> Connection:
         settings = self.settings
         connection = Connection(
-            sid=secrets.token_urlsafe(18),  # 144 bits, and never taken from the peer
+            sid=random_sid() if self.neighbours is None else self.neighbours.new_sid(),
             engine=EngineSession(
                 ping_interval=settings.ping_interval,
                 ping_timeout=settings.ping_timeout,

@@ -9,6 +9,7 @@ import trio
 
 from engineio_trio.errors import CloseReason
 from engineio_trio.server.engine import Engine, boundary
+from engineio_trio.server.neighbours import Neighbours
 from engineio_trio.transport.socket import PlainStream, accept_plain
 
 logger = logging.getLogger("engineio_trio")
@@ -46,19 +47,24 @@ class Service:
         self,
         listeners: Sequence[trio.abc.Listener[Any]],
         *,
+        neighbours: Neighbours | None = None,
         task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve on open listeners (plain, TLS, Unix; none at all for `serve_stream` alone), and close them at the end.
 
-        Returns after `shutdown`. If it is cancelled, every connection ends at once, without a goodbye.
+        `neighbours` are the other processes on the same port, a worker's own: see `engineio_trio.workers`. Returns
+        after `shutdown`. If it is cancelled, every connection ends at once, without a goodbye.
         """
         self._check_free()
         self._serving = 1
         self._engine.stopping = False
+        self._engine.neighbours = neighbours
         self._stopping, self._stopped = trio.Event(), trio.Event()
         try:
             async with self._engine.poller.running(), trio.open_nursery() as nursery:
                 self._engine.nursery = nursery
+                if neighbours is not None:
+                    await nursery.start(neighbours.attend, self._adopt)
                 async with trio.open_nursery() as accepting:
                     if listeners:
                         accepting.start_soon(self._accept, listeners, nursery)
@@ -85,14 +91,14 @@ class Service:
             raise RuntimeError("this server is not serving: start serve_listeners([]) first")
         await self._serve(stream, remote)
 
-    async def _serve(self, stream: trio.abc.Stream, remote: str) -> None:
+    async def _serve(self, stream: trio.abc.Stream, remote: str, early: bytes = b"") -> None:
         if self._streams >= self._engine.settings.max_connections * STREAMS_PER_SESSION:
             await trio.aclose_forcefully(stream)
             return
         self._streams += 1
         try:
             with boundary("a connection"):
-                await self._engine.serve_stream(stream, remote)
+                await self._engine.serve_stream(stream, remote, early)
         finally:
             self._streams -= 1
             if isinstance(stream, PlainStream):
@@ -147,10 +153,13 @@ class Service:
     async def _serve_other(self, stream: trio.abc.Stream) -> None:
         await self._serve(stream, _peer(stream))
 
+    async def _adopt(self, given: socket.socket, remote: str, early: bytes) -> None:
+        await self._serve(PlainStream(given, self._engine.poller), remote, early)
+
 
 def _address(listener: trio.abc.Listener[Any]) -> Address:
-    if isinstance(listener, trio.SSLListener):
-        return _address(listener.transport_listener)
+    if (inner := getattr(listener, "transport_listener", None)) is not None:  # TLS, of Trio or of another make
+        return _address(inner)
     return listener.socket.getsockname() if isinstance(listener, trio.SocketListener) else repr(listener)
 
 

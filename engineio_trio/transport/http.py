@@ -98,12 +98,15 @@ class PeerGone(Exception):
 class HttpConnection:
     """One TCP (or other) stream that speaks HTTP/1.1 as a server."""
 
-    def __init__(self, stream: trio.abc.Stream, settings: Settings) -> None:
+    def __init__(self, stream: trio.abc.Stream, settings: Settings, early: bytes = b"") -> None:
+        """`early`: what somebody else has read of it already."""
         self.stream = stream
         self._settings = settings
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.max_header)
         self._served = 0
-        self._method = b""
+        self._event: h11.Request | None = None
+        if early:
+            self._h11.receive_data(early)
 
     async def next_request(self) -> Request | None:
         """The next request's head, or None when the peer has gone, stays silent, or has had its share.
@@ -127,7 +130,7 @@ class HttpConnection:
             if self._h11.trailing_data[0]:
                 raise HttpError(408, "the request's head took too long")
             return None
-        self._method = event.method
+        self._event = event
         request = _check(event, self._settings.max_header)
         if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
             self._next_event()  # the end of a message without a body
@@ -223,7 +226,7 @@ class HttpConnection:
         unread = self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
         closing = response.closing or unread or self._served >= MAX_REQUESTS
         parts: list[h11.Event] = [h11.Response(status_code=response.status, headers=_headers(response, closing))]
-        if response.body and self._method != b"HEAD":
+        if response.body and (self._event is None or self._event.method != b"HEAD"):
             parts.append(h11.Data(data=response.body))
         parts.append(h11.EndOfMessage())
         await self._write(b"".join(self._h11.send(part) or b"" for part in parts))
@@ -249,7 +252,16 @@ class HttpConnection:
 
     def take_over(self) -> bytes:
         """End HTTP here: the bytes that came after the head, for whoever speaks on this stream from now on."""
+        self._event = None
         return bytes(self._h11.trailing_data[0])
+
+    def unserved(self) -> bytes:
+        """The request under way as bytes again, and all that has come after its head: for another one to serve it."""
+        event = self._event
+        assert event is not None
+        lines = [b"%s %s HTTP/%s" % (event.method, event.target, event.http_version)]
+        lines += [b"%s: %s" % (name, value) for name, value in event.headers]
+        return b"\r\n".join([*lines, b"", bytes(self._h11.trailing_data[0])])
 
 
 async def linger(stream: trio.abc.Stream) -> None:

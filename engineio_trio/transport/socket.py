@@ -106,7 +106,10 @@ class PlainStream(trio.abc.HalfCloseableStream):
             self._socket.close()
 
     def fileno(self) -> int:
-        """The descriptor, for another process to have it too. Raises ClosedResourceError."""
+        """The descriptor, for another process to have it too; closing ours then does not end the connection.
+
+        Raises ClosedResourceError.
+        """
         descriptor = self._socket.fileno()
         if descriptor < 0:
             raise trio.ClosedResourceError

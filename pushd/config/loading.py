@@ -285,9 +285,6 @@ def _check_shared(config: Config) -> Iterator[_Finding]:
         least = 2 * node.refresh
         text = f"must be at least 2 * node.refresh = {least:g}, or one late renewal would cost a node its devices"
         yield _Finding(("node.lease", "node.refresh"), text)
-    if node.workers > 1:
-        text = "this version runs one process: start pushdctl once for each node, on ports of their own"
-        yield _Finding(("node.workers",), text)
 
 
 def _check_auth(config: Config) -> Iterator[_Finding]:

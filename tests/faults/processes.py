@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,6 +194,8 @@ class Daemon:
 class Deployment:
     """A folder with a configuration and a store's file, and the addresses that its daemons have one after another."""
 
+    program: Sequence[str] = (sys.executable, "-m", "pushd")
+
     def __init__(self, folder: Path, url: str = "", /, **sections: Mapping[str, Any]) -> None:
         """`sections` are those of the configuration; a nested one is written `auth__hmac`. `url`: a store in Redis."""
         folder.mkdir(exist_ok=True)
@@ -228,7 +230,7 @@ class Deployment:
                 async with trio.open_nursery() as nursery:
                     run = partial(
                         trio.run_process,
-                        [sys.executable, "-m", "pushd", "serve", *self.flags(), *flags],
+                        [*self.program, "serve", *self.flags(), *flags],
                         cwd=self.folder,
                         env=surroundings(**variables),
                         stdin=subprocess.DEVNULL,

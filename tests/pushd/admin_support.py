@@ -156,7 +156,8 @@ async def running(
 
         async def serve_in_scope(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
             with serving:
-                await serve(service, listen="127.0.0.1:0", token=token, task_status=task_status)
+                listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                await serve(service, listeners, token=token, task_status=task_status)
             stopped.set()
 
         async with trio.open_nursery() as nursery:

@@ -67,7 +67,7 @@ class Running:
 @contextlib.asynccontextmanager
 async def running(folder: Path, **sections: Any) -> AsyncIterator[Running]:
     """A node on a file in `folder`, with these sections of the configuration."""
-    config = Config.model_validate({"admin": {"listen": "127.0.0.1:0"}} | sections)
+    config = Config.model_validate(sections)
     hub, metrics = Hub(), Metrics()
     async with (
         open_store(f"sqlite:///{folder}/p.db", node="n1", control=hub, limits=config.store_limits()) as store,
@@ -77,7 +77,8 @@ async def running(folder: Path, **sections: Any) -> AsyncIterator[Running]:
         node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Confirmations(store, metrics), config.delivery)
         gateway = Gateway(config, node, authenticator)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        devices, admin = await nursery.start(gateway.run, listeners)
+        admin_listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        devices, admin = await nursery.start(gateway.run, listeners, admin_listeners)
         yield Running(gateway, store, f"{devices[0]}:{devices[1]}", f"http://{admin[0]}:{admin[1]}")
         nursery.cancel_scope.cancel()
 

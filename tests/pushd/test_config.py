@@ -218,16 +218,10 @@ def test_all_mistakes_of_all_layers_come_at_once(empty_directory: Path) -> None:
 def test_a_redis_store_makes_its_keys_real(tmp_path: Path) -> None:
     text = '[store]\nurl = "rediss+cluster://a,b:7000"\nprefix = "p"\npartitions = 8\nwait_replicas = 1\n'
     file = tmp_path / "pushd.toml"
-    file.write_text(text + "[node]\nlease = 20\nrefresh = 4\n")
+    file.write_text(text + "[node]\nlease = 20\nrefresh = 4\nworkers = 2\n")
     config = load(file, {}, {})
     assert config.deployment() == Deployment("p", 8, 1, 20.0, 4.0)
-
-
-def test_several_workers_are_for_a_later_version(tmp_path: Path) -> None:
-    found = problems('[store]\nurl = "redis://a"\n[node]\nworkers = 2', folder=tmp_path)
-    assert found == [
-        "node.workers: this version runs one process: start pushdctl once for each node, on ports of their own (FILE)"
-    ]
+    assert config.node.workers == 2
 
 
 def test_a_value_that_is_wrong_causes_no_second_line(empty_directory: Path) -> None:

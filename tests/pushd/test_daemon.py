@@ -3,11 +3,16 @@
 import json
 import os
 import signal
+import ssl
+import sys
 from pathlib import Path
 
 import pytest
+import trio
+import trustme
 
-from tests.faults.processes import Daemon, Deployment
+from engineio_trio.client import connect
+from tests.faults.processes import Daemon, Deployment, until
 from tests.pushd.raw_device import raw_device
 
 
@@ -35,14 +40,68 @@ async def test_sigterm_logs_everybody_out_and_exits_0(tmp_path: Path) -> None:
     assert "Traceback" not in deployment.log.read_text()
 
 
+class InATerminal(Deployment):
+    """Its process is the terminal: whoever ends that closes it. What the daemon says still goes to the log."""
+
+    program = (
+        sys.executable,
+        "-c",
+        "import pty, sys; pty.spawn(['/bin/sh', '-c', 'exec \"$0\" \"$@\" 2>>log', *sys.argv[1:]])",
+        *Deployment.program,
+    )
+
+
 async def test_a_terminal_that_closes_ends_it_as_well(tmp_path: Path) -> None:
-    """I8: SIGHUP, unless whoever started it (nohup) has asked for that to be ignored."""
-    deployment = Deployment(tmp_path)
+    """I8: its SIGHUP says so, unless whoever started it (nohup) has asked for that to be ignored."""
+    deployment = InATerminal(tmp_path)
     async with deployment.running() as daemon, raw_device(daemon.devices, "d1"):
-        daemon.signal(signal.SIGHUP)
-        assert await daemon.ended() == 0
-    async with deployment.running() as again:
+        await daemon.kill()
+        await until(lambda: said(deployment, "pushd: stopped"))
+    async with Deployment(tmp_path).running() as again:
         assert await again.status("d1") == [("online", "login"), ("offline", "server shutting down")]
+
+
+async def said(deployment: Deployment, text: str) -> bool:
+    return text in deployment.log.read_text()
+
+
+async def test_sighup_reads_the_certificate_again(tmp_path: Path) -> None:
+    """F23: for new connections; a broken one is not taken, and old connections stay."""
+    authority = trustme.CA()
+    pem, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def issue() -> bytes:
+        issued = authority.issue_cert("localhost")
+        key.write_bytes(issued.private_key_pem.bytes())
+        pem.write_bytes(issued.cert_chain_pems[0].bytes())
+        return ssl.PEM_cert_to_DER_cert(pem.read_text())
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    first = issue()
+    deployment = Deployment(tmp_path, devices__tls={"certificate": str(pem), "key": str(key)})
+    async with deployment.running() as daemon:
+        port = daemon.devices.rpartition(":")[2]
+
+        async def shown() -> bytes:
+            stream = await trio.open_ssl_over_tcp_stream("localhost", int(port), ssl_context=context)
+            async with stream:
+                await stream.do_handshake()
+                return bytes(stream.getpeercert(binary_form=True))
+
+        assert await shown() == first
+        async with connect(f"https://localhost:{port}", query={"deviceId": "d1"}, ssl_context=context) as device:
+            second = issue()
+            daemon.signal(signal.SIGHUP)
+            await until(lambda: said(deployment, f"{pem} was read again"))
+            assert await shown() == second != first
+            issue()
+            pem.write_text("no certificate")
+            daemon.signal(signal.SIGHUP)
+            await until(lambda: said(deployment, "new connections go on with what was read before"))
+            assert await shown() == second
+            await device.call("hello")
+        await daemon.stop()
 
 
 async def test_after_a_kill_nothing_accepted_is_lost_and_nobody_stays_online(tmp_path: Path) -> None:
