@@ -131,6 +131,7 @@ class Supervisor:
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
         self._failure: WorkersFailed | None = None
         self._spoilt = 0  # workers that did not end well after being told to
+        self._late = 0  # workers that did not end in time
         self._alarm: tuple[socket.socket, socket.socket]
 
     def run(self) -> None:
@@ -143,11 +144,12 @@ class Supervisor:
                 self._obey(Order.STOP, "")  # nobody is left behind
                 self._supervise(meaning)
                 raise
-        if self._failure is None and self._spoilt:
-            text = f"{self._spoilt} of {len(self._places)} workers did not end well"
-            self._failure = WorkersFailed(text)
         if self._failure is not None:
             raise self._failure
+        if self._late:
+            raise WorkersFailed(f"{self._late} of {len(self._places)} workers did not end within {self._patience:g} s")
+        if self._spoilt:
+            raise WorkersFailed(f"{self._spoilt} of {len(self._places)} workers did not end well")
 
     def _supervise(self, meaning: Signals) -> None:
         while self._phase is not Phase.ENDING or any(place.control for place in self._places):
@@ -312,13 +314,17 @@ class Supervisor:
             patience = self._patience if order is Order.STOP else 0.0
             self._deadlines = [(now + patience + LAST_WORDS, self._kill)]
             if order is Order.STOP:
-                self._deadlines.append((now + patience, lambda: self._tell(Order.NOW)))
+                self._deadlines.append((now + patience, self._hurry))
 
     def _tell(self, order: Order) -> None:
         for place in self._places:
             if place.control is not None:
                 with contextlib.suppress(OSError):  # it has ended already, or hears nothing: then SIGKILL comes
                     place.control.send(order.value)
+
+    def _hurry(self) -> None:
+        self._late = sum(place.control is not None for place in self._places)
+        self._tell(Order.NOW)
 
     def _kill(self) -> None:
         for place in self._places:

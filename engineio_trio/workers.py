@@ -9,7 +9,7 @@ import math
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from engineio_trio.supervisor import READY, Order, Signals, Supervisor, WorkersF
 
 __all__ = ["Order", "Port", "Signals", "Worker", "WorkersFailed", "run_workers"]
 
+UNHEARD = 16  # orders that a worker's program has not taken yet; more are dropped
 BACKLOG = 65_535  # the system takes as much of it as it allows
 
 
@@ -95,7 +96,8 @@ class Worker:
         self.count = count
         self.neighbours = Neighbours(number, post)
         self._control = control
-        self._say, self.orders = trio.open_memory_channel[Order](0)
+        self._ready = False
+        self._say, self.orders = trio.open_memory_channel[Order](UNHEARD)
 
     async def serve(
         self,
@@ -108,7 +110,8 @@ class Worker:
         """Serve on the shared port until told to stop, then `server.shutdown(grace)`. `reload()` is called at SIGHUP.
 
         For other listeners (TLS), or an end of another kind: give `port.listen()`, wrapped or not, with
-        `neighbours=worker.neighbours` to `server.serve_listeners`, then call `ready`, and look at `orders` yourself.
+        `neighbours=worker.neighbours` to `server.serve_listeners`, then call `ready`, and iterate over `orders`: STOP
+        and RELOAD come there. (NOW, and a STOP before `ready`, cancel `main`.)
         """
         async with trio.open_nursery() as nursery:
             listening = partial(server.serve_listeners, port.listen(), neighbours=self.neighbours)
@@ -119,21 +122,14 @@ class Worker:
                     break
                 if reload is not None:
                     reload()
-            nursery.start_soon(self._hurry, nursery.cancel_scope)
             await server.shutdown(grace)
             nursery.cancel_scope.cancel()
 
-    async def _hurry(self, scope: trio.CancelScope) -> None:
-        async for order in self.orders:
-            if order is Order.NOW:
-                scope.cancel()
-
     def ready(self) -> None:
         """Say that clients can connect. A worker that ends before counts as one that cannot start."""
-        try:
+        self._ready = True
+        with suppress(OSError):  # the parent is gone: `orders` says so
             self._control.send(READY)
-        except OSError:  # the parent is gone: `orders` says so
-            return
 
     def on_question(self, function: Answer) -> Answer:
         """A decorator: `async function(question)` gives the answer, bytes for bytes, when another worker asks."""
@@ -150,24 +146,33 @@ class Worker:
 
     async def live(self, main: "Main") -> int:
         """Run the program; its exit code."""
+        code = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._hear_parent)
-            nursery.start_soon(self._hear_signal)
+            nursery.start_soon(self._hear_parent, nursery.cancel_scope)
+            nursery.start_soon(self._hear_signal, nursery.cancel_scope)
             code = await main(self)
             nursery.cancel_scope.cancel()
         return code or 0
 
-    async def _hear_parent(self) -> None:
+    async def _hear_parent(self, scope: trio.CancelScope) -> None:
         parent = trio.socket.from_stdlib_socket(self._control)
         with suppress(ConnectionError):
             while said := await parent.recv(1):
-                await self._say.send(Order(said))
-        await self._say.send(Order.STOP)  # it is gone, and nobody would ever end us
+                self._heed(Order(said), scope)
+        self._heed(Order.STOP, scope)  # it is gone, and nobody would ever end us
 
-    async def _hear_signal(self) -> None:
+    async def _hear_signal(self, scope: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async for _ in signals:
-                await self._say.send(Order.STOP)
+                self._heed(Order.STOP, scope)
+
+    def _heed(self, order: Order, scope: trio.CancelScope) -> None:
+        """Nothing is lost by a STOP before anybody is served. Never waits, or who hears nothing would not hear NOW."""
+        if order is Order.NOW or (order is Order.STOP and not self._ready):
+            scope.cancel()
+            return
+        with suppress(trio.WouldBlock):
+            self._say.send_nowait(order)
 
 
 Main = Callable[[Worker], Awaitable[int | None]]
@@ -187,9 +192,9 @@ def run_workers(main: Main, count: int, *, patience: float = 10.0, begun: Callab
     """
     if count < 1 or not 0 < patience < math.inf:
         raise ValueError("there must be at least one worker, and a time that it has to end")
-    post = Post(count)
+    with closing(Post(count)) as post:
 
-    def work(number: int, control: socket.socket) -> int:
-        return trio.run(Worker(number, count, post, control).live, main)
+        def work(number: int, control: socket.socket) -> int:
+            return trio.run(Worker(number, count, post, control).live, main)
 
-    Supervisor(work, count, patience=patience, begun=begun or (lambda: None), buried=post.clear).run()
+        Supervisor(work, count, patience=patience, begun=begun or (lambda: None), buried=post.clear).run()

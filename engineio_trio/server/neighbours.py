@@ -86,6 +86,13 @@ class Post:
             if taken[1] is not None:
                 taken[1].close()
 
+    def close(self) -> None:
+        """Close all inboxes and doors."""
+        for pair in self._pairs:
+            for end in pair:
+                end.close()
+        self._attended.close()
+
     def take(self, number: int, buffer: bytearray) -> tuple[int, socket.socket | None] | None:
         """The next message: how many bytes of `buffer` it has, and its socket (None: there was no room for one)."""
         try:
@@ -118,6 +125,7 @@ class Neighbours:
         self._post = post
         self._others = {str(other): other for other in range(1, post.count + 1) if other != number}
         self._waiting = {other: trio.Lock() for other in self._others.values()}  # for room in an inbox: one at a time
+        self._full: set[int] = set()  # those that could not take a connection the last time
         self._buffer = bytearray(post.door(number).getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
 
     def new_sid(self) -> str:
@@ -146,10 +154,14 @@ class Neighbours:
                 await relay(stream, tunnel, write_timeout)
 
     def _check(self, to: int, fate: Fate) -> None:
+        if fate is Fate.TAKEN:
+            self._full.discard(to)
         if fate is Fate.NOBODY:
             raise session_unknown()  # it went with its worker
         if fate is Fate.FULL:
-            logger.warning("worker %d takes no more connections over", to)
+            if to not in self._full:  # once, not for each client
+                logger.warning("worker %d is behind: its clients that come to this one are sent away", to)
+            self._full.add(to)
             raise HttpError(503, "the process that has the session is busy", headers={"Retry-After": "1"})
 
     async def ask(self, question: bytes, timeout: float = ANSWER_TIMEOUT) -> dict[int, bytes]:
