@@ -3,6 +3,7 @@
 import collections
 import json
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -97,6 +98,7 @@ class Service:
         """What the node says of itself alone."""
         return {
             "node": self._node.name,
+            "pid": os.getpid(),
             "version": __version__,
             "uptime": round(trio.current_time() - self._started, 3),
             "connections": self._connections(),
@@ -113,7 +115,8 @@ class Service:
             answers[number] = json.loads(answer)
         workers = [answers[number] for number in sorted(answers)]
         sums = {name: sum(each[name] for each in workers) for name in ("connections", "devices", "owed_logouts")}
-        return {**own, "uptime": max(each["uptime"] for each in workers), **sums, "workers": workers}
+        common = {"node": own["node"].removesuffix(f"-{self.worker.number}"), "pid": os.getppid()}
+        return {**own, **common, "uptime": max(each["uptime"] for each in workers), **sums, "workers": workers}
 
     def ready(self) -> str | None:
         """Why this node wants no work now (it is starting, or shutting down), or None."""
