@@ -32,7 +32,7 @@ _EXIT_CODES = """\
 exit codes: 0 done; 1 could not be done; 2 wrong usage or configuration; 130 interrupted
 """
 _SERVE = """\
-Run the daemon until SIGTERM or Ctrl-C, which end it cleanly (exit code 0).
+Run the daemon until SIGTERM or Ctrl-C, which end it cleanly (exit code 0). SIGHUP reads the certificate again.
 
 Without a configuration it keeps its state in ./pushd.db, lets any program on this machine be any device
 (127.0.0.1:8780), and can be managed from this machine (127.0.0.1:8781).
@@ -44,6 +44,7 @@ examples:
   pushdctl serve
   pushdctl serve --config pushd.toml --listen 0.0.0.0:8780
   PUSHD_AUTH__HMAC__SECRET=... pushdctl serve --auth hmac --store sqlite:////var/lib/pushd/pushd.db
+  pushdctl serve --store redis://127.0.0.1:6379/0 --workers 4
 
 exit codes: 0 stopped by a signal; 1 it cannot run (a port is in use, another pushd has the store's file, the file is
 damaged); 2 wrong usage or configuration, before any port is bound, or a store that can never be right
@@ -223,7 +224,7 @@ def _add_settings(parser: Any) -> None:
     parser.add_argument("--admin", metavar="HOST:PORT", help="where the admin interface is; port 0 picks a free one")
     parser.add_argument("--store", metavar="URL", help="sqlite:///FILE, or redis://HOST:PORT/DB and its kin")
     parser.add_argument("--auth", metavar="KIND", help="open, static, hmac, http, store or custom")
-    parser.add_argument("--workers", metavar="N", help="processes that serve devices")
+    parser.add_argument("--workers", metavar="N", help="processes that serve devices (more than 1: with Redis)")
     parser.add_argument("--node", metavar="NAME", help="this node's name in status entries and metrics")
 
 

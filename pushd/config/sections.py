@@ -307,9 +307,15 @@ class Node(Section):
     """This process among others."""
 
     name: Annotated[str, AfterValidator(_matching(r"[A-Za-z0-9._~@-]{0,64}", "must be letters, digits, . _ ~ @ -"))] = (
-        Field(default="", description="name in status entries and metrics; empty: the host's name")
+        Field(
+            default="",
+            description="name in status entries and metrics, of several workers followed by -1, -2, ...; empty: the "
+            "host's name",
+        )
     )
-    workers: Count = Field(default=1, description="processes that serve devices (more than 1: Redis only)")
+    workers: Count = Field(
+        default=1, description="processes that serve devices on the same port, each a node (more than 1: Redis only)"
+    )
     lease: Seconds = Field(
         default=15.0, description="seconds after which a node that is not heard of is dead (Redis only)"
     )
@@ -320,7 +326,9 @@ class Node(Section):
 class Limits(Section):
     """Bounds on what a peer can make this process hold or wait for."""
 
-    connections: Count = Field(default=100_000, description="connections at once; more are answered 503")
+    connections: Count = Field(
+        default=100_000, description="connections at once (of each worker); more are answered 503"
+    )
     payload: Count = Field(default=100_000, description="bytes of one message or polling body from a device")
     header: Count = Field(default=8_192, description="bytes of a request's head")
     packets: Count = Field(default=10_000, description="packets in one polling body")

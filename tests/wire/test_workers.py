@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trustme
 
 from tests.faults.processes import Daemon, Deployment, until
 from tests.redis import servers
@@ -39,20 +40,25 @@ def redis() -> Iterator[servers.Server]:
 
 
 @contextlib.asynccontextmanager
-async def workers(folder: Path, redis: servers.Server) -> AsyncIterator[Daemon]:
+async def workers(folder: Path, redis: servers.Server, scheme: str = "http") -> AsyncIterator[Daemon]:
     """A daemon with three of them."""
-    limits = {"takeover": {"max": 1_000}, "node": NODE, "protocol": {"ping_interval": 2.0}}
-    deployment = Deployment(folder / "pushd", redis.url, **limits)
+    sections: dict[str, Any] = {"takeover": {"max": 1_000}, "node": NODE, "protocol": {"ping_interval": 2.0}}
+    if scheme == "https":
+        issued = trustme.CA().issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "cert.pem"))
+        sections["devices__tls"] = {"certificate": str(folder / "cert.pem")}
+    deployment = Deployment(folder / "pushd", redis.url, **sections)
     async with deployment.running("--workers", str(WORKERS)) as daemon:
         yield daemon
     assert "Traceback" not in deployment.log.read_text()
 
 
-async def devices(js: JavaScriptClient, daemon: Daemon) -> dict[str, JavaScriptSocket]:
+async def devices(js: JavaScriptClient, daemon: Daemon, scheme: str = "http") -> dict[str, JavaScriptSocket]:
     """Some clients of every way, connected."""
+    common = {"rejectUnauthorized": False, "within": PATIENCE, **BACK_SOON}
     return {
         f"{way}-{number}": await js.connect(
-            daemon.url, query={"deviceId": f"{way}-{number}"}, within=PATIENCE, **BACK_SOON, **options
+            f"{scheme}://{daemon.devices}", query={"deviceId": f"{way}-{number}"}, **common, **options
         )
         for way, options in WAYS.items()
         for number in range(EACH)
@@ -87,10 +93,13 @@ async def settled(daemon: Daemon, tag: str, names: set[str]) -> None:
     await until(all_acked)
 
 
-async def test_requests_find_their_session(js: JavaScriptClient, tmp_path: Path, redis: servers.Server) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_requests_find_their_session(
+    js: JavaScriptClient, tmp_path: Path, redis: servers.Server, scheme: str
+) -> None:
     """I1, I2, I7, I8: nobody's connection ends before it shall, under load in both directions."""
-    async with workers(tmp_path, redis) as daemon:
-        clients = await devices(js, daemon)
+    async with workers(tmp_path, redis, scheme) as daemon:
+        clients = await devices(js, daemon, scheme)
         async with trio.open_nursery() as nursery:
             for name, client in clients.items():
                 nursery.start_soon(both_ways, daemon, name, client, "first")
