@@ -205,7 +205,7 @@ def open_store(store: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running(store: str, processor: int) -> Iterator[Daemon]:
+def running(store: str, processor: int | None, workers: int = 1) -> Iterator[Daemon]:
     """A daemon on a fresh store: `sqlite`, or the URL of a Redis server (keys under a prefix of their own).
 
     Raises LoadFailed with the daemon's log when it does not start.
@@ -219,6 +219,7 @@ def running(store: str, processor: int) -> Iterator[Daemon]:
             queue = RedisQueue(store, f"pushd-bench-{os.getpid()}")
             settings = {"PUSHD_STORE__URL": store, "PUSHD_STORE__PREFIX": queue.prefix}
             stack.callback(queue.forget)
+        settings["PUSHD_NODE__WORKERS"] = str(workers)
         process = stack.enter_context(_serve(folder, settings, processor))
         told = _wait_for(lambda: _ready(folder, process), "the daemon")
         port = int(told["devices"].rpartition(":")[2])
@@ -226,7 +227,7 @@ def running(store: str, processor: int) -> Iterator[Daemon]:
 
 
 @contextlib.contextmanager
-def _serve(folder: Path, settings: Mapping[str, str], processor: int) -> Iterator["subprocess.Popen[bytes]"]:
+def _serve(folder: Path, settings: Mapping[str, str], processor: int | None) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-m", "pushd", "serve", "--ready-file", str(folder / "ready"), "--auth", "open"]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHD_")}

@@ -1,12 +1,11 @@
 """Running the load generator: its arguments, and its one line of JSON."""
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.bench import provision
+from tests.bench import provision, servers
 
 PATIENCE = 30.0  # seconds beyond the generator's own limit
 
@@ -16,7 +15,7 @@ class LoadFailed(Exception):
 
 
 def start(
-    mode: str, port: int, connections: int, keys: Mapping[str, object], pids: Sequence[int], processor: int
+    mode: str, port: int, connections: int, keys: Mapping[str, object], pids: Sequence[int], processor: int | None
 ) -> "subprocess.Popen[str]":
     """The generator at work. Its modes and keys are explained by `build/bench/load` without arguments."""
     words = [str(provision.generator()), mode, str(port), str(connections), f"pids={','.join(map(str, pids))}"]
@@ -26,7 +25,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {processor}),
+        preexec_fn=servers.pinned(processor),
     )
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -76,14 +77,19 @@ def allow_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def pinned(processor: int | None) -> Callable[[], None] | None:
+    """What a new process does to stay on a processor."""
+    return None if processor is None else partial(os.sched_setaffinity, 0, {processor})
+
+
 @contextlib.contextmanager
 def process(
     command: Sequence[str],
-    processor: int,
+    processor: int | None,
     environment: dict[str, str] | None = None,
     output: int | IO[bytes] = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, pinned to a processor; at the end the whole group is ended."""
+    """A process in a group of its own, pinned to a processor if one is named; at the end the whole group is ended."""
     started = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -91,7 +97,7 @@ def process(
         stdout=output,
         stderr=None if output is subprocess.PIPE else output,
         start_new_session=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {processor}),
+        preexec_fn=pinned(processor),
     )
     try:
         yield started

@@ -1,0 +1,39 @@
+"""engineio-trio as several processes on one port, with broadcasts that reach the sockets of all of them.
+
+`python -m tests.bench.peers.workers COUNT`.
+"""
+
+import json
+import sys
+
+from engineio_trio import Settings, Socket, SocketServer
+from engineio_trio.workers import Port, Worker, run_workers
+
+server = SocketServer(Settings(cors_origins="*"))
+port = Port("127.0.0.1", 0)
+
+
+@server.on("echo")
+def echo(socket: Socket, payload: str) -> None:
+    """The same to its sender."""
+    socket.emit("echo", payload)
+
+
+async def main(worker: Worker) -> None:
+    """One process."""
+
+    @server.on("fan")
+    async def fan(socket: Socket, payload: str) -> None:
+        server.emit("fan", payload)
+        await worker.ask(payload.encode(), timeout=30.0)
+
+    @worker.on_question
+    async def heard(payload: bytes) -> bytes:
+        server.emit("fan", payload.decode())
+        return b""
+
+    await worker.serve(server, port)
+
+
+if __name__ == "__main__":
+    run_workers(main, int(sys.argv[1]), begun=lambda: print(json.dumps({"port": port.address[1]}), flush=True))
