@@ -27,9 +27,10 @@ def files(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def library(workers: int) -> Iterator[servers.Running]:
+def library(workers: int, ping_interval: float) -> Iterator[servers.Running]:
     """A server of the library with that many workers."""
-    with servers.process([sys.executable, "-m", "tests.bench.peers.workers", str(workers)], None) as started:
+    command = [sys.executable, "-m", "tests.bench.peers.workers", str(workers), str(ping_interval)]
+    with servers.process(command, None) as started:
         assert started.stdout is not None
         yield servers.Running(started.pid, json.loads(started.stdout.readline())["port"], {})
 
@@ -43,7 +44,7 @@ def pushd(workers: int) -> Iterator[servers.Running]:
 
 def run(options: argparse.Namespace) -> None:
     """Connect, load, and print what the generator and the processes say."""
-    opened = pushd(options.workers) if options.daemon else library(options.workers)
+    opened = pushd(options.workers) if options.daemon else library(options.workers, options.ping_interval)
     with opened as running:
         mode = "uplink" if options.daemon else "fan"
         keys = {"processes": options.loaders, "seconds": options.seconds, "warmup": 2, "settle": 2, "limit": LIMIT}
@@ -77,6 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--loaders", type=int, default=2, help="processes of the load generator")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load")
+    parser.add_argument("--ping-interval", type=float, default=25.0, help="of the library's server, in seconds")
     parser.add_argument("--daemon", action="store_true", help="pushd instead of the library")
     options = parser.parse_args(words)
     servers.allow_files()

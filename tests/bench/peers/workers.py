@@ -1,6 +1,6 @@
 """engineio-trio as several processes on one port, with broadcasts that reach the sockets of all of them.
 
-`python -m tests.bench.peers.workers COUNT`.
+`python -m tests.bench.peers.workers COUNT PING_INTERVAL`.
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 from engineio_trio import Settings, Socket, SocketServer
 from engineio_trio.workers import Port, Worker, run_workers
 
-server = SocketServer(Settings(cors_origins="*"))
+server = SocketServer(Settings(cors_origins="*", ping_interval=float(sys.argv[2]), ping_timeout=60.0))
 port = Port("127.0.0.1", 0)
 
 
