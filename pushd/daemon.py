@@ -1,6 +1,7 @@
 """The process: what it starts in which order, the signals that end it, what it says, and its exit code."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -37,6 +38,11 @@ FAILED: Final = 1
 WRONG_CONFIG: Final = 2
 MARGIN: Final = 5.0  # seconds beyond the drain, for workers to close the store and exit
 
+# How many new objects, and then how many younger collections, make the garbage collector look again. A batch of pushes
+# makes thousands of objects that go by themselves at once; the usual (700, 10, 10) looks through all connections for
+# them every few batches. Measured with 1,000 devices, in turns: 343 and 328 us a push with those, 205 and 268 with these.
+COLLECTION: Final = (20_000, 20, 50)
+
 Ready = Callable[[Address, Address], None]  # what is done when devices and admin interface are served
 
 
@@ -49,6 +55,7 @@ def run(config: Config, ready_file: Path | None = None) -> int:
     """
     _start_logging()
     _raise_file_limit()
+    gc.set_threshold(*COLLECTION)  # workers have it from here
     if config.node.workers > 1:
         return _run_workers(config, ready_file)
     return trio.run(_run_alone, config, ready_file)
