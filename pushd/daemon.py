@@ -40,7 +40,7 @@ MARGIN: Final = 5.0  # seconds beyond the drain, for workers to close the store 
 
 # How many new objects, and then how many younger collections, make the garbage collector look again. A batch of pushes
 # makes thousands of objects that go by themselves at once; the usual (700, 10, 10) looks through all connections for
-# them every few batches. Measured with 1,000 devices, in turns: 343 and 328 us a push with those, 205 and 268 with these.
+# them every few batches. Measured with 1,000 devices, in turns: 343 and 328 us a push with those, 205 and 268 so.
 COLLECTION: Final = (20_000, 20, 50)
 
 Ready = Callable[[Address, Address], None]  # what is done when devices and admin interface are served
