@@ -10,6 +10,8 @@ import sys
 
 import trio
 
+from pushd import sweeper
+from pushd.admin import metrics as metrics_page
 from pushd.auth import open_authenticator
 from pushd.config import Config
 from pushd.confirmations import Confirmations
@@ -27,6 +29,10 @@ SETTINGS = {
     "node": {"lease": 10 * QUIET, "refresh": QUIET},
     "protocol": {"ping_interval": QUIET, "ping_timeout": QUIET},
 }
+
+
+metrics_page.LAG_INTERVAL = QUIET  # type: ignore[misc]
+sweeper.INTERVAL = QUIET  # type: ignore[misc]
 
 
 async def listen(marks: Marks, stream: trio.SocketStream) -> None:

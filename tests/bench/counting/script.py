@@ -12,9 +12,9 @@ from tests.pushd.raw_device import RawDevice, raw_device
 from tests.redis.servers import Server
 
 DEVICES = 20
-UPLINKS = 40
-TURNS = 3  # times one of each device, or for each
-WARMUP = 2
+UPLINKS = 100
+TURNS = 5  # times one of each device, or for each
+WARMUP = 3
 LOOK = 0.005  # seconds between two looks at a stream
 PREFIX = "pushd:{0}:"
 
