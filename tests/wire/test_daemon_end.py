@@ -71,12 +71,9 @@ async def test_clients_come_back_after_a_kill_and_nothing_is_lost(js: JavaScript
         await daemon.push("all", 3)
         for name, device in devices.items():
             pushes = [await device.next("push") for _ in range(4)]
-            assert [(data, meta["redelivered"]) for data, meta in pushes] == [
-                (0, True),
-                (1, True),
-                (2, True),
-                (3, False),
-            ], name
+            assert [data for data, _ in pushes] == [0, 1, 2, 3], name
+            # The last one may be marked, too: it may have come while the device was still reading what waited.
+            assert all(meta["redelivered"] for _, meta in pushes[:3]), name
             assert await device.call("reading", "after") == []
             await daemon.told("receipt", device=name, seq="4", state="acked")
             status = await daemon.status(name)
