@@ -22,6 +22,7 @@ import trio
 
 from pushd.failpoint import VARIABLE
 from tests.patience import PATIENCE
+from tests.ports import LOCAL, hold_port
 
 T = TypeVar("T")
 
@@ -178,7 +179,12 @@ class Daemon:
 
     async def burden(self) -> Burden:
         """What it holds just now."""
-        samples = await self.metrics()
+
+        async def whole() -> dict[str, float] | None:
+            samples = await self.metrics()
+            return samples if samples["pushd_store_up"] else None  # else some are not there
+
+        samples = await until(whole)
         return Burden(
             connections=int(samples["pushd_connections"]),
             tasks=int(samples["pushd_tasks"]),
@@ -203,7 +209,7 @@ class Deployment:
         self.store = folder / "pushd.db"
         self.url = url or f"sqlite:///{self.store}"
         self.log = folder / "log"
-        self._devices = self._admin = "127.0.0.1:0"
+        self._devices, self._admin = (f"{LOCAL}:{hold_port(self)}" for _ in range(2))
         self._config = folder / "pushd.toml"
         self._config.write_text("".join(_as_toml(name, section) for name, section in sections.items()))
 

