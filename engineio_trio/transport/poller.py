@@ -21,9 +21,9 @@ class Reader(Protocol):
     """Who deals with what comes from a socket."""
 
     def advance(self) -> bool:
-        """The socket can be read: do so once, without waiting. True: the task that watches is to look. Must not raise,
+        """The socket can be read: do so once, without waiting. True: the task that watches is to look.
 
-        except for what ends the program.
+        An exception is raised there.
         """
 
 
@@ -33,6 +33,7 @@ class Poller:
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
         self._watches: dict[int, tuple[Reader, trio.lowlevel.Task]] = {}
+        self._failures: dict[trio.lowlevel.Task, Exception] = {}  # on their way to the tasks that they belong to
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -59,13 +60,16 @@ class Poller:
         """Have the reader advance whenever the socket can be read; return when it says so, or after `release`."""
         assert self._epoll is not None
         self._epoll.register(descriptor, select.EPOLLIN)
-        self._watches[descriptor] = (reader, trio.lowlevel.current_task())
+        task = trio.lowlevel.current_task()
+        self._watches[descriptor] = (reader, task)
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             self._forget(descriptor)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+        if task in self._failures:
+            raise self._failures.pop(task)
 
     def release(self, descriptor: int) -> None:
         """Wake the task that watches the socket, if one does: it is being closed."""
@@ -84,7 +88,13 @@ class Poller:
             end = time.perf_counter() + TURN
             for descriptor, _ in epoll.poll(0, MOST):  # to the last of them, or a flood would always be first again
                 watch = watches.get(descriptor)  # none if one before it in this turn has ended that connection
-                if watch is not None and watch[0].advance():
+                if watch is None:
+                    continue
+                try:
+                    if watch[0].advance():
+                        self.release(descriptor)
+                except Exception as failure:  # noqa: BLE001 - one connection's, and raised in its task
+                    self._failures[watch[1]] = failure
                     self.release(descriptor)
                 if time.perf_counter() > end:
                     await trio.lowlevel.checkpoint()

@@ -19,8 +19,8 @@ logger = logging.getLogger("engineio_trio")
 
 READ_SIZE = 65_536
 MOST_ACCEPTED = 64  # in one turn, for those who are here already have something to say, too
-NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-NO_ROOM_PAUSE = 0.1  # seconds until the next try
+FATAL = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP))  # that will never be a listener
+PAUSE = 0.1  # seconds until the next try, when there are too many open files, or no memory
 
 
 class PlainStream(trio.abc.HalfCloseableStream):
@@ -119,7 +119,7 @@ class PlainStream(trio.abc.HalfCloseableStream):
 async def accept_plain(listener: trio.SocketListener, accepted: Callable[[socket.socket, str], object]) -> None:
     """Accept until cancelled, then close the listener: `accepted(socket, address of the peer)` for each connection.
 
-    The address is empty where there is none. When there are too many open files, it tries again a little later.
+    The address is empty where there is none. When no more fit in (too many open files), it tries again a little later.
     """
     async with listener:
         with socket.socket(fileno=os.dup(listener.socket.fileno())) as door:  # the same one, without Trio's turns
@@ -132,15 +132,15 @@ async def accept_plain(listener: trio.SocketListener, accepted: Callable[[socket
                 except (BlockingIOError, ConnectionError):
                     continue  # no more are waiting, or one has left again
                 except OSError as error:
-                    if error.errno not in NO_ROOM:
+                    if error.errno in FATAL:
                         raise
                     logger.error("cannot accept a connection, trying again: %s", error)
-                    await trio.sleep(NO_ROOM_PAUSE)
+                    await trio.sleep(PAUSE)
 
 
 def _accept(door: socket.socket, accepted: Callable[[socket.socket, str], object]) -> None:
     given, address = door.accept()
     given.setblocking(False)
-    if given.family != socket.AF_UNIX:
+    if given.family in (socket.AF_INET, socket.AF_INET6):
         given.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     accepted(given, str(address[0]) if isinstance(address, tuple) else "")

@@ -111,6 +111,27 @@ async def test_a_plain_handler_that_fails_ends_its_own_connection_only(caplog: p
     assert ["ArithmeticError" in (record.exc_text or "") for record in caplog.records] == [True]
 
 
+async def test_what_goes_wrong_while_reading_for_one_connection_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even a fault of ours, outside any handler."""
+    server = SocketServer()
+    ended = Ended(server)
+    server.on("echo")(lambda socket, word: socket.emit("echo", word))
+    async with serving(server) as lobby:
+        bad, good = await lobby.join(), await lobby.join()
+        first, _ = server._engine.sessions.values()
+        monkeypatch.setattr(type(first), "pause", lambda self: 1 / (self is not first))
+        await bad.say('42["echo",1]')
+        await good.raw.send(text('42["echo",2]'))
+        assert await ended.reason() is CloseReason.INTERNAL_ERROR
+        assert await bad.closed() == 1011
+        monkeypatch.undo()
+        await good.say('42["echo",3]')
+        assert [await good.event(), await good.event()] == [("echo", 2), ("echo", 3)]
+    assert ["ZeroDivisionError" in (record.exc_text or "") for record in caplog.records] == [True]
+
+
 @pytest.mark.parametrize("way", ["half closed", "reset"])
 async def test_the_end_of_a_peer_is_seen_in_the_middle_of_a_frame(way: str) -> None:
     server = SocketServer()
