@@ -25,7 +25,7 @@ SETTLED: Final = 5.0  # seconds: a worker that dies sooner has died at once
 PAUSE: Final = 0.1  # seconds before the place of one that died at once is taken; doubled each time
 LONGEST_PAUSE: Final = 10.0
 GIVE_UP: Final = 5  # starts that failed, one after the other, with nobody left who serves
-LAST_WORDS: Final = 2.0  # seconds to end in after "now"; then comes SIGKILL
+LAST_WORDS: Final = 5.0  # seconds to end in after "now"; then comes SIGKILL
 READY: Final = b"+"
 TERMINAL: Final = "/dev/tty"
 
