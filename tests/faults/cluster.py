@@ -183,7 +183,7 @@ class Fleet:
         """All that is left. It is much after a long run, and the proxies are not to wait for it: so in a thread."""
         streams = await trio.to_thread.run_sync(lambda: {stream.value: self.stream(stream.value) for stream in Stream})
         devices = await until(self._devices)
-        burdens = [await node.daemon.burden() for node in self.nodes if node.runs]
+        burdens = [burden for node in self.nodes if node.runs for burden in await node.daemon.burdens()]
         return Evidence(list(history.records), streams, devices, history.late, burdens)
 
 

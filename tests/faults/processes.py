@@ -177,20 +177,24 @@ class Daemon:
         lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
-    async def burden(self) -> Burden:
-        """What it holds just now."""
+    async def burdens(self) -> list[Burden]:
+        """What it holds just now, or each of its workers."""
 
         async def whole() -> dict[str, float] | None:
             samples = await self.metrics()
-            return samples if samples["pushd_store_up"] else None  # else some are not there
+            up = [value for name, value in samples.items() if name.startswith("pushd_store_up")]
+            return samples if all(up) else None  # else some are not there
 
         samples = await until(whole)
-        return Burden(
-            connections=int(samples["pushd_connections"]),
-            tasks=int(samples["pushd_tasks"]),
-            files=int(samples["process_open_fds"]),
-            memory=int(samples["process_resident_memory_bytes"]),
-        )
+        return [
+            Burden(
+                connections=int(samples[f"pushd_connections{label}"]),
+                tasks=int(samples[f"pushd_tasks{label}"]),
+                files=int(samples[f"process_open_fds{label}"]),
+                memory=int(samples[f"process_resident_memory_bytes{label}"]),
+            )
+            for label in [name.removeprefix("pushd_tasks") for name in samples if name.startswith("pushd_tasks")]
+        ]
 
     async def command(self, *arguments: str) -> Ran:
         """Run `pushdctl` against it."""

@@ -116,7 +116,7 @@ async def at_rest(daemon: Daemon, online: int) -> bool:
 async def check_evidence(daemon: Daemon, stage: Stage) -> None:
     streams = {name: await daemon.stream(name) for name in ("status", "receipt", "uplink", "push", "dead")}
     devices = (await daemon.get("/v1/devices", limit=1_000))["devices"]
-    evidence = Evidence(list(stage.history.records), streams, devices, stage.history.late, [await daemon.burden()])
+    evidence = Evidence(list(stage.history.records), streams, devices, stage.history.late, await daemon.burdens())
     violations = check(evidence)
     assert not violations, "\n".join(violations[:20])
 
