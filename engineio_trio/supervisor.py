@@ -80,6 +80,13 @@ def _has_terminal() -> bool:
     return True
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real time
+        return f"signal {number}"
+
+
 class Phase(enum.Enum):
     """How far the workers are."""
 
@@ -214,16 +221,30 @@ class Supervisor:
                 self._start(place)
 
     def _start(self, place: Place) -> None:
+        try:
+            self._fork(place)
+        except OSError as error:  # there is no memory, or no process left to be had: perhaps later
+            if self._phase is Phase.BEGINNING:
+                raise
+            place.failures += 1
+            self._postpone(place, f"cannot be started: {error}")
+
+    def _fork(self, place: Place) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # or what it holds is written twice
         old = signal.pthread_sigmask(signal.SIG_BLOCK, Signals.NUMBERS)  # they are the parent's until the fork is over
-        pid = os.fork()
-        if pid == 0:
-            os._exit(self._be_worker(place, theirs, [ours, *self._alarm]))
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-        theirs.close()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(self._be_worker(place, theirs, [ours, *self._alarm]))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+            theirs.close()
         place.control, place.pid, place.ready, place.born = ours, pid, False, time.monotonic()
 
     def _be_worker(self, place: Place, control: socket.socket, foreign: list[socket.socket]) -> int:
@@ -232,10 +253,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            for number in (
-                signal.SIGINT,
-                signal.SIGHUP,
-            ):  # a terminal sends them to all; the parent says what they mean
+            for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal to all; the parent says what they mean
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, Signals.NUMBERS)
             for end in [*foreign, *(other.control for other in self._places if other.control is not None)]:
@@ -280,7 +298,7 @@ class Supervisor:
                 self._mourn(place, os.waitstatus_to_exitcode(status))
 
     def _mourn(self, place: Place, code: int) -> None:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         if self._phase is Phase.ENDING:
             if code not in (0, -signal.SIGTERM) and self._failure is None:
                 logger.warning("worker %d %s", place.number, how)
@@ -295,10 +313,13 @@ class Supervisor:
         if not place.ready and (self._phase is Phase.BEGINNING or hopeless):
             self._fail(WorkersFailed(f"worker {place.number} {how} before it was ready", max(code, 0)))
             return
+        self._postpone(place, f"(process {place.pid}) {how}")
+
+    def _postpone(self, place: Place, why: str) -> None:
         pause = min(PAUSE * 2 ** (place.failures - 1), LONGEST_PAUSE) if place.failures else 0.0
-        place.due = now + pause
+        place.due = time.monotonic() + pause
         when = f"in {pause:g} s" if pause else "now"
-        logger.warning("worker %d (process %d) %s; another takes its place %s", place.number, place.pid, how, when)
+        logger.warning("worker %d %s; another takes its place %s", place.number, why, when)
 
     def _fail(self, failure: WorkersFailed) -> None:
         self._failure = failure

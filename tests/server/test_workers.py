@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -123,8 +124,8 @@ async def test_all_of_them_serve_one_port(tmp_path: Path, transports: list[str])
         await one.said("(ended)")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-async def test_one_that_ends_is_replaced(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGRTMIN + 3])
+async def test_one_that_ends_is_replaced(tmp_path: Path, number: int) -> None:
     """And the other one's clients do not notice."""
     async with program(tmp_path, 2) as one, contextlib.AsyncExitStack() as stack:
         url = await one.url()
@@ -143,6 +144,26 @@ async def test_one_that_ends_is_replaced(tmp_path: Path, number: signal.Signals)
                     if await another.call("who") == replacement:
                         break
         one.process.send_signal(signal.SIGINT)
+        assert await one.ended() == 0
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="cannot run here: only Linux has prlimit")
+async def test_one_that_cannot_be_forked_just_now(tmp_path: Path) -> None:
+    """The others go on, and it is tried again."""
+    async with program(tmp_path, 2) as one:
+        url = await one.url()
+        soft, hard = resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        os.kill(await one.pid(1), signal.SIGKILL)
+        log = tmp_path / "log"
+        with trio.fail_after(PATIENCE):
+            while "worker 1 cannot be started" not in log.read_text():  # noqa: ASYNC110 - another process
+                await trio.sleep(0.02)
+        async with connect(url) as client:
+            assert await client.call("who") == await one.pid(2)
+        resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        await one.pid(1, 2)
+        one.process.send_signal(signal.SIGTERM)
         assert await one.ended() == 0
 
 
