@@ -301,9 +301,9 @@ def _write(queue: Queue, pushes: Pushes) -> None:
         queue.write(entries)
         return
     begin = time.monotonic()
-    for number, entry in enumerate(entries):
+    for number, one in enumerate(entries):
         time.sleep(max(begin + number / pushes.pace - time.monotonic(), 0))
-        queue.write([entry])
+        queue.write([one])
 
 
 def entry(target: str, **more: str) -> Callable[[], dict[str, str]]:
