@@ -153,3 +153,13 @@ def test_nesting_is_bounded() -> None:
         deep = [deep]
     with pytest.raises(ValueError, match="nested"):
         jsonbytes.dumps(deep)
+
+
+@pytest.mark.parametrize("key", ["$bytes", "\\u0024bytes"])
+def test_what_is_accepted_can_be_sent_however_its_bytes_are_spelled(key: str) -> None:
+    """I1: a packet with too many attachments would be stored, and never leave the inbox."""
+    one = '{"KEY":"AA=="}'.replace("KEY", key)
+    some, many = f"[{','.join([one] * 5)}]", f"[{','.join([one] * 200)}]"
+    assert parse_push({"to": "all", "data": some}, PushDefaults(), "id", Form.TEXT).data == some
+    with pytest.raises(BadRequest, match=r"data: .*attachments"):
+        parse_push({"to": "all", "data": many}, PushDefaults(), "id", Form.TEXT)
