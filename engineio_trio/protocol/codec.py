@@ -90,9 +90,10 @@ def encode(packet: SocketPacket, *, max_attachments: int = MAX_ATTACHMENTS) -> t
             return _encode_plain(Kind.CONNECT_ERROR, namespace, data)
 
 
-def encode_plain(kind: Kind, namespace: str, id: int | None, values: list[Any]) -> bytes | None:
+def encode_plain(digits: bytes, namespace: str, id: int | None, values: list[Any]) -> bytes | None:
     """The text of an EVENT (`values` begin with its name) or an ACK in UTF-8, when the values are JSON's own types.
 
+    It begins with `digits`, which are the packet's type and what else stands before that.
     None for everything else: `encode` deals with it, or says what is wrong. This is the way of nearly every event, in
     one pass: a tenth of the instructions of `encode`.
     """
@@ -107,7 +108,7 @@ def encode_plain(kind: Kind, namespace: str, id: int | None, values: list[Any]) 
         data = ENCODER.encode(values)
     except REFUSALS:
         return None
-    prefix = b"%d" % kind if namespace == "/" else b"%d%b," % (kind, namespace.encode())
+    prefix = digits if namespace == "/" else b"%b%b," % (digits, namespace.encode())
     return prefix + data if id is None else b"%b%d%b" % (prefix, id, data)
 
 

@@ -11,6 +11,8 @@ from engineio_trio.protocol.engine import Packet, PacketType, decode_text, encod
 from engineio_trio.protocol.frame import Opcode, server_frame
 from engineio_trio.protocol.socket import RESERVED_EVENTS, Ack, Event, SocketPacket
 
+_EVENT = b"%d%d" % (PacketType.MESSAGE, codec.Kind.EVENT)
+_ACK = b"%d%d" % (PacketType.MESSAGE, codec.Kind.ACK)
 _SHORT_TEXT_HEADS = [server_frame(Opcode.TEXT, bytes(size))[:2] for size in range(126)]
 
 
@@ -55,16 +57,16 @@ class Encoded:
     def event(cls, name: str, args: tuple[Any, ...], namespace: str = "/", id: int | None = None) -> "Encoded":
         """As `socket(Event(name, args, namespace, id))`, by a shorter way for plain data."""
         if type(name) is str and name not in RESERVED_EVENTS:
-            text = codec.encode_plain(codec.Kind.EVENT, namespace, id, [name, *args])
+            text = codec.encode_plain(_EVENT, namespace, id, [name, *args])
             if text is not None:
-                return cls(b"4" + text)
+                return cls(text)
         return cls.socket(Event(name, args, namespace, id))
 
     @classmethod
     def ack(cls, id: int, args: tuple[Any, ...], namespace: str = "/") -> "Encoded":
         """As `socket(Ack(id, args, namespace))`, by a shorter way for plain data."""
-        text = codec.encode_plain(codec.Kind.ACK, namespace, id, list(args))
-        return cls.socket(Ack(id, args, namespace)) if text is None else cls(b"4" + text)
+        text = codec.encode_plain(_ACK, namespace, id, list(args))
+        return cls.socket(Ack(id, args, namespace)) if text is None else cls(text)
 
     @property
     def packets(self) -> tuple[Packet, ...]:

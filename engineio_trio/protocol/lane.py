@@ -27,10 +27,9 @@ def take(data: bytes | bytearray, position: int, max_payload: int) -> tuple[str 
     available = len(data) - position
     if available < 2:
         return Head.PARTIAL
-    first, second = data[position], data[position + 1]
-    if first not in (_TEXT, _BINARY) or not second & _MASKED:
+    first, length, start = data[position], data[position + 1] - _MASKED, position + 2
+    if (first != _TEXT and first != _BINARY) or length < 0:
         return Head.ODD
-    length, start = second & 0x7F, position + 2
     if length > 125:
         size = 2 if length == 126 else 8
         if available < 2 + size:

@@ -24,6 +24,8 @@ ATTACHMENT_PATIENCE = 10.0  # seconds for the attachments that a packet announce
 class SocketApplication:
     """The Socket.IO side of one connection: an Application (see `server.connection`) and the Owner of its sockets."""
 
+    __slots__ = ("_decoder", "_namespaces", "_owed", "_sockets", "connection", "deadline", "session")
+
     def __init__(self, connection: Connection, namespaces: Mapping[str, Namespace]) -> None:
         settings = connection.settings
         self.connection = connection

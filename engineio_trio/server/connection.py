@@ -346,9 +346,9 @@ class Connection:
         """Write what the messages made."""
         if self._round.is_open:
             self._round.end()
-            due = min(self.engine.deadline, self.application.deadline)
-            if due < self._due:  # a pong: the next ping may be due long before this one's timeout
-                self._due = self._waiting.deadline = due
+            if self.engine.deadline < self._due or self.application.deadline < self._due:
+                # a pong: the next ping may be due long before this one's timeout
+                self._due = self._waiting.deadline = min(self.engine.deadline, self.application.deadline)
 
     def _receive(self, packet: Packet, now: float) -> None:
         action = self.engine.receive(packet, Door.CURRENT, now)

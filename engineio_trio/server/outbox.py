@@ -111,7 +111,8 @@ class Outbox:
         for encoded in batch:
             self.pending -= encoded.size
         self._done += len(batch)
-        self._release()
+        if self._flushed is not None:
+            self._release()
 
     async def flush(self) -> bool:
         """Return when all that was put before this call is written: True; False if it was abandoned."""

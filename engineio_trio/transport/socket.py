@@ -26,10 +26,11 @@ PAUSE = 0.1  # seconds until the next try, when there are too many open files, o
 class PlainStream(trio.abc.HalfCloseableStream):
     """A connected, non-blocking socket, which is closed with it. With a `poller`, it can be watched."""
 
-    __slots__ = ("_poller", "_socket")
+    __slots__ = ("_descriptor", "_poller", "_socket")
 
     def __init__(self, socket: socket.socket, poller: Poller | None = None) -> None:
         self._socket = socket
+        self._descriptor = socket.fileno()  # -1 when closed
         self._poller = poller
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -43,10 +44,11 @@ class PlainStream(trio.abc.HalfCloseableStream):
     def read_nowait(self, max_bytes: int) -> bytes | None:
         """What has come; None if nothing has, empty at the end. Raises BrokenResourceError, ClosedResourceError."""
         try:
-            return os.read(self.fileno(), max_bytes)
+            return os.read(self._descriptor, max_bytes)
         except BlockingIOError:
             return None
         except OSError as error:
+            self.fileno()
             raise trio.BrokenResourceError(str(error)) from None
 
     @property
@@ -65,10 +67,11 @@ class PlainStream(trio.abc.HalfCloseableStream):
     def write_nowait(self, data: bytes | memoryview) -> int:
         """Write as much as goes at once; how many bytes went. Raises BrokenResourceError, ClosedResourceError."""
         try:
-            return os.write(self.fileno(), data)
+            return os.write(self._descriptor, data)
         except BlockingIOError:
             return 0
         except OSError as error:
+            self.fileno()
             raise trio.BrokenResourceError(str(error)) from None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -98,7 +101,7 @@ class PlainStream(trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """As `aclose`, at once."""
-        descriptor = self._socket.fileno()
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             if self._poller is not None:
                 self._poller.release(descriptor)
@@ -110,10 +113,9 @@ class PlainStream(trio.abc.HalfCloseableStream):
 
         Raises ClosedResourceError.
         """
-        descriptor = self._socket.fileno()
-        if descriptor < 0:
+        if self._descriptor < 0:
             raise trio.ClosedResourceError
-        return descriptor
+        return self._descriptor
 
 
 async def accept_plain(listener: trio.SocketListener, accepted: Callable[[socket.socket, str], object]) -> None:
