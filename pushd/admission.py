@@ -1,10 +1,11 @@
 """Who may come in: what a request or a CONNECT packet says about a device is judged here."""
 
+import contextlib
 import hashlib
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, NoReturn
 
 import trio
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 FAILURES: Final = 20  # wrong credentials for one device from one address in a minute; then it has to wait
 ADDRESS_FAILURES: Final = 300  # and for all devices of one address, which may be a whole site behind one router
 PERIOD: Final = 60.0
-PATIENCE: Final = 10.0  # seconds for the authenticator, and for the store, to answer
+PATIENCE: Final = 10.0  # seconds for a turn, for the authenticator, and for the store, to answer
+TURNS: Final = 64  # devices judged at the same time: a thousand at once kept the loop from all else for 3 s
 QUIET: Final = 10.0  # seconds between two lines of the log about an outage
 RETRY_MAX: Final = 10.0  # seconds after which to try again when something is down, spread so that not all come at once
 IDENTITY: Final = "pushd.identity"  # in a handshake's state
@@ -48,6 +50,7 @@ class Admission:
         self._authenticator = authenticator
         self._failures = Budget(FAILURES, PERIOD)
         self._address_failures = Budget(ADDRESS_FAILURES, PERIOD)
+        self._turns = trio.CapacityLimiter(TURNS)
         self._outages = Seldom(QUIET)
         self._closed = False
 
@@ -65,8 +68,9 @@ class Admission:
             given = self._read(handshake.remote, lambda: credentials(handshake.query, handshake.headers))
             if given == (None, None):
                 return
-            handshake.state[IDENTITY] = identity = await self._authenticate(handshake.remote, given)
-            await self._check_throttle(identity.device)
+            async with self._turn():
+                handshake.state[IDENTITY] = identity = await self._authenticate(handshake.remote, given)
+                await self._check_throttle(identity.device)
         except Refused as refused:
             self._refuse_handshake(refused)
 
@@ -77,10 +81,23 @@ class Admission:
         """
         try:
             self._check_open()
-            identity = await self._identify(handshake, auth)
-            return identity, await self._login(identity, conn)
+            async with self._turn():
+                identity = await self._identify(handshake, auth)
+                return identity, await self._login(identity, conn)
         except Refused as refused:
             self._refuse_connect(refused)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A turn to be judged: when all come at once, most of them wait here, for nothing but that."""
+        with trio.move_on_after(PATIENCE) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise Refused(503, "too many devices come at once", Refusal.LIMIT, _soon())
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def _identify(self, handshake: Handshake, auth: object) -> Identity:
         given = self._read(handshake.remote, lambda: credentials_from_auth(auth))
