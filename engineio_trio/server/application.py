@@ -24,7 +24,9 @@ ATTACHMENT_PATIENCE = 10.0  # seconds for the attachments that a packet announce
 class SocketApplication:
     """The Socket.IO side of one connection: an Application (see `server.connection`) and the Owner of its sockets."""
 
-    __slots__ = ("_decoder", "_namespaces", "_owed", "_sockets", "connection", "deadline", "session")
+    __slots__ = (
+        "__weakref__", "_decoder", "_namespaces", "_owed", "_sockets", "connection", "deadline", "session",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, namespaces: Mapping[str, Namespace]) -> None:
         settings = connection.settings
