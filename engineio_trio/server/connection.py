@@ -327,8 +327,8 @@ class Connection:
         if self.reason is not None:
             return
         if not self._round.is_open:
-            self._round.is_open = True
-            self.seen = trio.current_time()
+            self._round.begin()
+        self.seen = self._round.now
         try:
             if isinstance(message, str):
                 if message[:1] == "4":  # nearly always: what the table says for it, in every state that has a lane

@@ -78,8 +78,8 @@ class Engine:
         self.neighbours: Neighbours | None = None  # processes that serve on the same port, if there are any
         self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
-        self.poller = Poller()
         self._round = Round()
+        self.poller = Poller(self._round)
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str, early: bytes = b"") -> None:
         """Serve one accepted stream to its end. `early` is what another process has read of it."""

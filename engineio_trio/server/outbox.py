@@ -136,21 +136,41 @@ class Writing(Protocol):
 class Round:
     """What one read makes its handlers send: each peer gets all of it in one write, at the end of the round.
 
-    One for all connections of a server; a round is synchronous, so there is never more than one open.
+    One for all connections of a server; a round is synchronous, so there is never more than one open. `now` is when it
+    began. A round that is held (a turn of the poller) spans several reads: writes that follow each other find the peers
+    awake, and so cost less than writes between which something else is done.
     """
 
-    __slots__ = ("_touched", "is_open")
+    __slots__ = ("_held", "_touched", "is_open", "now")
 
     def __init__(self) -> None:
         self.is_open = False
+        self.now = 0.0
+        self._held = False
         self._touched: list[Writing] = []
+
+    def begin(self) -> None:
+        """Messages are being dealt with."""
+        self.is_open, self.now = True, trio.current_time()
+
+    def hold(self) -> None:
+        """The round goes on until `let_go`."""
+        self._held = True
+
+    def let_go(self) -> None:
+        """Now it ends."""
+        self._held = False
+        if self.is_open:
+            self.end()
 
     def touch(self, connection: "Writing") -> None:
         """Something waits to be written to this one."""
         self._touched.append(connection)
 
     def end(self) -> None:
-        """Write."""
+        """Write, unless it is held."""
+        if self._held:
+            return
         self.is_open = False
         touched, self._touched = self._touched, []
         for connection in touched:

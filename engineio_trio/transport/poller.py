@@ -27,10 +27,21 @@ class Reader(Protocol):
         """
 
 
+class Turn(Protocol):
+    """What is told when the poller reads."""
+
+    def hold(self) -> None:
+        """It begins to read sockets, one after the other."""
+
+    def let_go(self) -> None:
+        """It has read all that were ready."""
+
+
 class Poller:
     """Reads for the tasks that `watch`; only inside `running`, and only where the system has an epoll."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
         self._epoll: select.epoll | None = None
         self._watches: dict[int, tuple[Reader, trio.lowlevel.Task]] = {}
         self._failures: dict[trio.lowlevel.Task, Exception] = {}  # on their way to the tasks that they belong to
@@ -86,6 +97,7 @@ class Poller:
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())
             end = time.perf_counter() + TURN
+            self._turn.hold()
             for descriptor, _ in epoll.poll(0, MOST):  # to the last of them, or a flood would always be first again
                 watch = watches.get(descriptor)  # none if one before it in this turn has ended that connection
                 if watch is None:
@@ -97,5 +109,8 @@ class Poller:
                     self._failures[watch[1]] = failure
                     self.release(descriptor)
                 if time.perf_counter() > end:
+                    self._turn.let_go()
                     await trio.lowlevel.checkpoint()
+                    self._turn.hold()
                     end = time.perf_counter() + TURN
+            self._turn.let_go()
