@@ -6,21 +6,26 @@ from tests.bench import instructions
 from tests.bench.instructions import BASELINE, LIMIT, TOLERANCE, Baseline
 from tests.bench.provision import NotHere
 
+TRIES = 3  # on a busy machine one count in some is a seventh higher, never lower: the scheduler has more turns then
+
 
 @pytest.mark.instructions
-@pytest.mark.timeout(LIMIT + 20)
+@pytest.mark.timeout(TRIES * LIMIT + 20)
 def test_no_hot_path_takes_more_instructions_than_recorded() -> None:
     recorded = Baseline.load()
     if instructions.interpreter() != recorded.interpreter:
         pytest.skip(f"cannot run here: {BASELINE.name} was recorded with {recorded.interpreter}")
-    try:
-        now = instructions.measure()
-    except NotHere as missing:
-        pytest.skip(f"cannot run here: {missing}")
-    assert now.counts.keys() == recorded.counts.keys()
-    more = {
-        name: round(ratio, 3) for name, ratio in instructions.compare(now, recorded).items() if ratio > 1 + TOLERANCE
-    }
+    more: dict[str, float] = {}
+    for _ in range(TRIES):
+        try:
+            now = instructions.measure()
+        except NotHere as missing:
+            pytest.skip(f"cannot run here: {missing}")
+        assert now.counts.keys() == recorded.counts.keys()
+        ratios = instructions.compare(now, recorded)
+        more = {name: round(ratio, 3) for name, ratio in ratios.items() if ratio > 1 + TOLERANCE}
+        if not more:
+            break
     assert not more, (
         f"times the recorded instructions: {more}. Find out why; if it is meant to be so, record anew: "
         f"python -m tests.bench.instructions --record. {instructions.differences(now, recorded)}"
