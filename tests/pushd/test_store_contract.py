@@ -355,6 +355,17 @@ async def test_a_full_inbox_refuses_and_expired_messages_do_not_fill_it(backend:
         assert [message.seq for message in await store.fetch("d", epoch, 0, 10)] == [long, more]
 
 
+async def test_an_inbox_that_was_full_of_expired_messages_takes_one_for_a_connected_device(backend: Backend) -> None:
+    """F20: also where all that stood before it is gone."""
+    async with backend.open(Limits(inbox_max=2)) as store:
+        epoch = await bind(store, "d", "c1")
+        for id in ("one", "two"):
+            await store.enqueue(push(id, ttl=10), ["d"])
+        backend.clock.now += 11
+        (more,) = await stored(store, "d", "more")
+        assert [message.seq for message in await store.fetch("d", epoch, 0, 10)] == [more]
+
+
 async def test_fetch_is_in_order_after_the_cursor_and_marks_what_was_sent(store: Store) -> None:
     """I2: redelivered is what an earlier fetch has answered with, of this connection or another; nothing else."""
     seqs = [0]

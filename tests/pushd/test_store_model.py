@@ -32,7 +32,7 @@ class Waiting:
 
 @dataclasses.dataclass
 class Device:
-    """A device in the model: `epoch` is 0 while nobody holds it, `sent` is the highest seq of any fetch."""
+    """A device in the model: `epoch` is 0 while nobody holds it, `sent` the highest seq of what was given out."""
 
     epoch: int = 0
     highest: int = 0
@@ -109,6 +109,8 @@ class History:
             expected = (ReceiptState.STORED, receipt.seq)
             assert receipt.seq > device.seqs[-1]
             device.seqs.append(receipt.seq)
+            if device.epoch and device.sent >= max(device.inbox, default=0):
+                device.sent = receipt.seq  # it is handed to the holder, who has been given all before it
             device.inbox[receipt.seq] = Waiting(identity, self.now + ttl)
             # A seq may be a time, in microseconds, and then a mark counts from it.
             device.marks[identity] = (receipt.seq, max(self.now, receipt.seq / 1_000_000) + LIMITS.dedupe)

@@ -41,7 +41,7 @@ def _enqueue_one(tx: Transaction, push: Push, device: str) -> Receipt:
         reason = f"inbox full ({limits.inbox_max} messages wait)"
         return Receipt(push.id, device, ReceiptState.REFUSED, 0, tx.now, reason)
     seq = last + 1
-    tail = tx.db.execute(_TAIL, (number,)).fetchone()[0] if waiting else 0
+    tail = tx.db.execute(_TAIL, (number,)).fetchone()[0] or 0 if waiting else 0
     if conn and waiting < limits.window and sent >= tail:
         message = Message(seq, push.id, push.event, push.data, redelivered=False)
         tx.notices.append(partial(control.deliver, device, message, tail))
