@@ -33,9 +33,10 @@ async def persist(call: Callable[[], Awaitable[T]]) -> T:
 
     The call must be one that may be repeated. Everything but StoreUnavailable goes through; so does cancellation.
     """
-    backoff = Backoff()
+    backoff: Backoff | None = None
     while True:
         try:
             return await call()
         except StoreUnavailable:
+            backoff = backoff or Backoff()
             await backoff.sleep()

@@ -142,9 +142,9 @@ class Gateway:
     async def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...]) -> None:
         """One device's flood waits here, so that its queue fills and its connection is not read (S14)."""
         device: Device = socket.data[DEVICE]
-        if wait := self._uplinks.wait(device.device, trio.current_time()):
+        if wait := self._uplinks.take(device.device, trio.current_time()):
             await trio.sleep(wait)
-        self._uplinks.spend(device.device, trio.current_time())
+            self._uplinks.spend(device.device, trio.current_time())
         await device.uplink(event, args)
 
     # Tasks.

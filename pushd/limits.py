@@ -22,9 +22,20 @@ class Budget:
         """Seconds until the key may spend one again; 0.0 when it may now. Changes nothing."""
         return max(0.0, (self._spent_now(key, now) + 1.0 - self._burst) / self._rate)
 
+    def take(self, key: str, now: float) -> float:
+        """Spend one if the key may now, and 0.0; else the seconds until it may, and nothing is changed."""
+        spent = self._spent_now(key, now) + 1.0
+        if spent > self._burst:
+            return (spent - self._burst) / self._rate
+        self._note(key, spent, now)
+        return 0.0
+
     def spend(self, key: str, now: float) -> None:
         """The key has used one, whether or not it had one left (debts do not grow: waiting out one is enough)."""
-        self._spent[key] = (min(self._spent_now(key, now) + 1.0, self._burst), now)
+        self._note(key, min(self._spent_now(key, now) + 1.0, self._burst), now)
+
+    def _note(self, key: str, spent: float, now: float) -> None:
+        self._spent[key] = (spent, now)
         self._spent.move_to_end(key)
         if len(self._spent) > self._max_keys:
             self._spent.popitem(last=False)

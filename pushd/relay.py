@@ -1,8 +1,7 @@
 """The uplink of one device: each of its events becomes one entry of the uplink stream, in order, before it is acked."""
 
-import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pushd import jsonbytes
 from pushd.backoff import persist
@@ -11,8 +10,7 @@ from pushd.metrics import Metrics
 from pushd.store.base import Store
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Uplink:
+class Uplink(NamedTuple):
     """One event on its way to the store, under an id by which the store knows it again. `data` is JSON text."""
 
     entry: str
@@ -45,6 +43,11 @@ class Relay:
         self._taken += 1
         self._current = Uplink(f"{self._conn}:{self._taken}", event, as_data(args))
         await self.finish()
+
+    @property
+    def idle(self) -> bool:
+        """No event is on its way to the store."""
+        return self._current is None
 
     async def finish(self) -> None:
         """Store the event that a cancelled `take` has left, if any. Raises StaleEpoch. Bound it."""

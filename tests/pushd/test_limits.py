@@ -28,6 +28,17 @@ def test_debts_do_not_grow() -> None:
     assert budget.wait("a", 0.0) == pytest.approx(20.0)
 
 
+def test_to_take_is_to_spend_if_there_is_one() -> None:
+    budget = Budget(3, 60.0)
+    assert [budget.take("a", 100.0) for _ in range(3)] == [0, 0, 0]
+    for _ in range(2):  # what is not given is not counted
+        assert budget.take("a", 100.0) == pytest.approx(20.0)
+    assert budget.wait("a", 100.0) == pytest.approx(20.0)
+    assert budget.take("b", 100.0) == 0
+    assert budget.take("a", 119.0) == pytest.approx(1.0)
+    assert budget.take("a", 121.0) == 0
+
+
 def test_a_budget_remembers_a_bounded_number_of_keys() -> None:
     """I5: who was longest not heard of is forgotten."""
     budget = Budget(1, 60.0, max_keys=3)
