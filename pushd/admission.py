@@ -1,11 +1,10 @@
 """Who may come in: what a request or a CONNECT packet says about a device is judged here."""
 
-import contextlib
 import hashlib
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import trio
@@ -50,7 +49,7 @@ class Admission:
         self._authenticator = authenticator
         self._failures = Budget(FAILURES, PERIOD)
         self._address_failures = Budget(ADDRESS_FAILURES, PERIOD)
-        self._turns = trio.CapacityLimiter(TURNS)
+        self._turns = trio.Semaphore(TURNS)
         self._outages = Seldom(QUIET)
         self._closed = False
 
@@ -68,9 +67,12 @@ class Admission:
             given = self._read(handshake.remote, lambda: credentials(handshake.query, handshake.headers))
             if given == (None, None):
                 return
-            async with self._turn():
+            await self._take_turn()
+            try:
                 handshake.state[IDENTITY] = identity = await self._authenticate(handshake.remote, given)
                 await self._check_throttle(identity.device)
+            finally:
+                self._turns.release()
         except Refused as refused:
             self._refuse_handshake(refused)
 
@@ -81,23 +83,24 @@ class Admission:
         """
         try:
             self._check_open()
-            async with self._turn():
+            await self._take_turn()
+            try:
                 identity = await self._identify(handshake, auth)
                 return identity, await self._login(identity, conn)
+            finally:
+                self._turns.release()
         except Refused as refused:
             self._refuse_connect(refused)
 
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A turn to be judged: when all come at once, most of them wait here, for nothing but that."""
+    async def _take_turn(self) -> None:
+        """Wait for a turn to be judged, to be given back: when all come at once, most are here, for nothing else."""
+        if self._turns.value:  # then nobody waits
+            self._turns.acquire_nowait()
+            return
         with trio.move_on_after(PATIENCE) as waiting:
             await self._turns.acquire()
         if waiting.cancelled_caught:
             raise Refused(503, "too many devices come at once", Refusal.LIMIT, _soon())
-        try:
-            yield
-        finally:
-            self._turns.release()
 
     async def _identify(self, handshake: Handshake, auth: object) -> Identity:
         given = self._read(handshake.remote, lambda: credentials_from_auth(auth))
@@ -123,8 +126,9 @@ class Admission:
         if wait := self._wait(remote, who):
             raise _too_many(wait)
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.move_on_after(PATIENCE):
                 return await self._authenticator.authenticate(*given)
+            raise trio.TooSlowError
         except AuthRejected as error:
             raise self._wrong(remote, who, str(error), Refusal.BAD_TOKEN) from None
         except (AuthUnavailable, trio.TooSlowError) as error:

@@ -52,10 +52,10 @@ class Device:
         """
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    if self._expires is not None:
-                        nursery.start_soon(self._watch_token, self._expires, name=f"auth {self.device}")
+                if self._expires is None:
                     await self._pump.run()
+                else:
+                    await self._run_until(self._expires)
         except* StaleEpoch:
             self.lost()
         except* Disconnected as gone:
@@ -68,6 +68,11 @@ class Device:
             self._node.hub.leave(self)
             with trio.CancelScope(shield=True):
                 await self._part_safely()
+
+    async def _run_until(self, expires: float) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_token, expires, name=f"auth {self.device}")
+            await self._pump.run()
 
     async def uplink(self, event: str, args: tuple[Any, ...]) -> None:
         """Store an event of the device; once it returns, the event may be acknowledged.
@@ -143,6 +148,8 @@ class Device:
 
     async def _last_words(self) -> None:
         """Store what had been received before the end: acknowledgements, and the event at hand."""
+        if not self._pump.held and self._relay.idle:
+            return
         with trio.move_on_after(LAST_WORDS):
             try:
                 await self._pump.finish()
