@@ -59,6 +59,7 @@ class Gateway:
         self._draining = trio.Event()
         self._empty = trio.Event()
         self._devices: trio.Nursery
+        node.hub.together = self.server.together
         self.server.authorize(self._authorize)
         self.server.on("connect")(self._connect)
         self.server.on("disconnect")(self._disconnect)

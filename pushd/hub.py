@@ -1,7 +1,9 @@
 """Device -> the connection that holds it on this node. It is what the store talks to: wake, kick, cast."""
 
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from pushd.model import Message
@@ -55,6 +57,7 @@ class Hub:
     """The devices of this node, by id; at most one connection each, the one with the highest epoch."""
 
     def __init__(self) -> None:
+        self.together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # see `Control.together`
         self._holders: dict[str, Holder] = {}
 
     def join(self, holder: Holder) -> None:

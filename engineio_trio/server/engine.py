@@ -81,6 +81,18 @@ class Engine:
         self._round = Round()
         self.poller = Poller(self._round)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent inside is written at its end; see `Server.together`."""
+        if self._round.is_open:
+            yield
+            return
+        self._round.begin()
+        try:
+            yield
+        finally:
+            self._round.end()
+
     async def serve_stream(self, stream: trio.abc.Stream, peer: str, early: bytes = b"") -> None:
         """Serve one accepted stream to its end. `early` is what another process has read of it."""
         connection = await self._serve_requests(stream, peer, early)

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import trio
@@ -44,6 +45,13 @@ class _Server(Service):
             raise ValueError("this server has an authorize handler already")
         self._engine.authorize = function
         return function
+
+    def together(self) -> AbstractContextManager[None]:
+        """`with server.together():` around many sends, nothing of which waits: all is written at its end.
+
+        Each peer gets what is its own in one write, as with what is sent from a plain handler.
+        """
+        return self._engine.together()
 
 
 class SocketServer(_Server):

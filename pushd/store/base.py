@@ -8,6 +8,7 @@ may not have been carried out; it never leaves half of itself behind.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from pushd.model import (
@@ -97,6 +98,9 @@ class Control(Protocol):
 
     def cast(self, device: str, message: Message) -> bool:
         """Send a qos 0 message if this node holds the device now; True if it was put on its way."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Around `deliver` and `cast` for many devices, nothing of which waits: all is written at its end."""
 
     def lost_all(self) -> None:
         """This node was taken for dead, or the store has lost its memory: it holds no device any more.

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -34,6 +35,9 @@ class Silent:
 
     def holds(self, device: str) -> bool:
         return True
+
+    def together(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def wake_all(self) -> None:
         pass

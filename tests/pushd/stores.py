@@ -1,11 +1,12 @@
 """What stores are tested with: a clock that tests move, a node that notes what it is told, the implementations."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from pathlib import Path
 
 from pushd.model import Bound, Entry, Message, Push, Stream
@@ -44,6 +45,9 @@ class Node:
 
     def holds(self, device: str) -> bool:
         return device not in self.deaf
+
+    def together(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def wake_all(self) -> None:
         self.alarms += 1

@@ -232,6 +232,41 @@ async def test_outside_a_handler_everything_is_written_at_once(monkeypatch: pyte
         assert [await wire.event(), await wire.event()] == [("a",), ("b",)]
 
 
+async def test_what_is_sent_together_is_one_write_for_each_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SocketServer()
+    async with serving(server) as lobby:
+        wires = [await lobby.join(), await lobby.join()]
+        with counted_writes(monkeypatch) as written:
+            with pytest.raises(ZeroDivisionError), server.together():  # noqa: PT012 - the block is what is tested
+                server.emit("a")
+                with server.together():
+                    server.emit("b")
+                assert not written
+                raise ZeroDivisionError
+            assert written == [b"\x81\x07" + b'42["a"]' + b"\x81\x07" + b'42["b"]'] * 2
+            server.emit("c")
+            assert len(written) == 4
+        for wire in wires:
+            assert [await wire.event() for _ in range(3)] == [("a",), ("b",), ("c",)]
+
+
+async def test_together_in_a_plain_handler_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SocketServer()
+
+    @server.on("ask")
+    def ask(socket: Socket) -> None:
+        with server.together():
+            socket.emit("a")
+        socket.emit("b")
+
+    async with serving(server) as lobby:
+        wire = await lobby.join()
+        with counted_writes(monkeypatch) as written:
+            await wire.say('42["ask"]')
+            assert [await wire.event(), await wire.event()] == [("a",), ("b",)]
+        assert len(written) == 1
+
+
 async def test_much_in_one_read_is_not_the_fault_of_a_peer_that_reads() -> None:
     """What is put off until the end of the read does not fill an outbox that would have been empty without that."""
     server = SocketServer(Settings(outbox_bytes=1_000))

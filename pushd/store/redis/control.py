@@ -93,12 +93,14 @@ class Listener:
             kicked, epoch, reason, by = rest.split(SEPARATOR, 3)
             tell(self._control.kick, kicked.decode(), int(epoch), reason.decode(), by.decode())
         elif kind == b"deliver":
-            for device, after, entry in _parcels(rest):
-                hand_over(self._control, self._lease, device, unpack_message(entry, sent=0), after)
+            with self._control.together():
+                for device, after, entry in _parcels(rest):
+                    hand_over(self._control, self._lease, device, unpack_message(entry, sent=0), after)
         elif kind == b"cast":
-            for device, _, message in _parcels(rest):
-                id, event, text = _decode(message)
-                if self._lease.valid:
-                    tell(self._control.cast, device, Message(0, id, event, text, redelivered=False))
+            with self._control.together():
+                for device, _, message in _parcels(rest):
+                    id, event, text = _decode(message)
+                    if self._lease.valid:
+                        tell(self._control.cast, device, Message(0, id, event, text, redelivered=False))
         else:
             log.warning("a message on the control channel is not understood (a newer node?): %.100r", data)

@@ -23,11 +23,15 @@ ACK: Final = Script("ack")
 EXPIRE: Final = Script("expire")
 UPLINK: Final = Script("uplink")
 
-BREATH: Final = 50  # messages given to connections before other tasks have their turn
 _HERE: Final = 10  # in the answer of enqueue: this node holds the device
 _SENT: Final = 20  # and: the message is marked as sent, so it is to be delivered
 _EXPIRED_INSIDE: Final = 4
-_STATES: Final = {1: ReceiptState.STORED, 2: ReceiptState.DUPLICATE, 3: ReceiptState.REFUSED}
+_STATES: Final = {
+    1: ReceiptState.STORED,
+    2: ReceiptState.DUPLICATE,
+    3: ReceiptState.REFUSED,
+    _EXPIRED_INSIDE: ReceiptState.REFUSED,
+}
 
 _Uplink: TypeAlias = tuple[str, int, str, str, str, str]  # device, epoch, conn, entry, event, data
 
@@ -63,24 +67,24 @@ class Messages:
         answer = await context.runner.run_confirmed(
             ENQUEUE, keys, context.lease.incarnation, *common, *messages, *places
         )
-        now, receipts = answer[0] / WHOLE, []
-        for place, (push, device) in enumerate(parcels):
-            if place % BREATH == BREATH - 1:
-                await trio.lowlevel.checkpoint()
-            code, seq, tail = answer[3 * place + 1 : 3 * place + 4]
-            sent, here = code >= _SENT, code % _SENT >= _HERE
-            code %= _HERE
-            if sent and here:
-                message = Message(seq, push.id, push.event, push.data, redelivered=False)
-                hand_over(context.control, context.lease, device, message, tail)
-            elif here and code <= 2:  # a duplicate too: the first answer may have been lost, and the wake-up with it
-                tell(context.control.wake, device)
-            if code == _EXPIRED_INSIDE:
-                await self.expire_of(bucket, device)
-                receipts += await self._enqueue(bucket, [(push, device)])
-            else:
-                reason = f"inbox full ({limits.inbox_max} messages wait)" if code == 3 else ""
+        now, receipts, overdue = answer[0] / WHOLE, [], []
+        with context.control.together():
+            for place, (push, device) in enumerate(parcels):
+                code, seq, tail = answer[3 * place + 1 : 3 * place + 4]
+                sent, here = code >= _SENT, code % _SENT >= _HERE
+                code %= _HERE
+                if sent and here:
+                    message = Message(seq, push.id, push.event, push.data, False)
+                    hand_over(context.control, context.lease, device, message, tail)
+                elif here and code <= 2:  # a duplicate too: the first answer, and the wake-up, may have been lost
+                    tell(context.control.wake, device)
+                if code == _EXPIRED_INSIDE:
+                    overdue.append(place)
+                reason = f"inbox full ({limits.inbox_max} messages wait)" if code >= 3 else ""
                 receipts.append(Receipt(push.id, device, _STATES[code], seq, now, reason))
+        for place in overdue:
+            await self.expire_of(bucket, parcels[place][1])
+            [receipts[place]] = await self._enqueue(bucket, [parcels[place]])
         return receipts
 
     async def cast(self, parcels: Sequence[Parcel]) -> list[Receipt]:
@@ -104,16 +108,14 @@ class Messages:
         common = (context.keys.channels, number)
         answer = await context.runner.run(CAST, keys, context.lease.incarnation, *common, *messages, *places)
         now, receipts = answer[0] / WHOLE, []
-        for place, (push, device) in enumerate(parcels):
-            if place % BREATH == BREATH - 1:
-                await trio.lowlevel.checkpoint()
-            where = answer[place + 1]
-            sent = where == b"gone"
-            if where == b"here":
-                message = Message(0, push.id, push.event, push.data, redelivered=False)
-                sent = bool(tell(context.control.cast, device, message))
-            state, reason = (ReceiptState.DELIVERED, "") if sent else (ReceiptState.REFUSED, "offline")
-            receipts.append(Receipt(push.id, device, state, 0, now, reason))
+        with context.control.together():
+            for where, (push, device) in zip(answer[1:], parcels, strict=True):
+                sent = where == b"gone"
+                if where == b"here":
+                    message = Message(0, push.id, push.event, push.data, False)
+                    sent = bool(tell(context.control.cast, device, message))
+                state, reason = (ReceiptState.DELIVERED, "") if sent else (ReceiptState.REFUSED, "offline")
+                receipts.append(Receipt(push.id, device, state, 0, now, reason))
         return receipts
 
     async def fetch(self, device: str, epoch: int, after: int, limit: int) -> list[Message]:
