@@ -14,6 +14,8 @@ import msgspec
 MAX_DEPTH: Final = 64  # as Settings.max_depth: what a device may not send, a service may not either
 _KEY: Final = "$bytes"
 _MARKED: Final = re.compile(r"\$+bytes")
+_ANY: Final = msgspec.json.Decoder()
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _SCALARS: Final = (str, int, float, bool, type(None))
 
 
@@ -44,10 +46,27 @@ def loads(text: str) -> Any:
     return _unmark(parse(text), 0)
 
 
+def may_have_bytes(text: str) -> bool:
+    """Whether a JSON text could have a `{"$bytes": ...}`, or a key that looks like that one; it may be neither."""
+    return "$" in text or "\\" in text
+
+
+def sendable(text: str) -> Any:
+    """What an event carries for a JSON text: the text itself as `msgspec.Raw`, or its value if that may have bytes.
+
+    Raises ValueError as `loads`, but for the depth of a text without bytes.
+    """
+    return loads(text) if may_have_bytes(text) else _decoded(_RAW, text)
+
+
 def parse(text: str) -> Any:
     """The plain value of a JSON text; `{"$bytes": ...}` stays as it is. Raises ValueError."""
+    return _decoded(_ANY, text)
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], text: str) -> Any:
     try:
-        return msgspec.json.decode(text)
+        return decoder.decode(text)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
     except UnicodeEncodeError:

@@ -1,10 +1,15 @@
-"""The values of pushd: what the streams carry and what the store answers. Frozen; no behaviour beyond checking."""
+"""The values of pushd: what the streams carry and what the store answers. Frozen; no behaviour beyond checking.
+
+What is made for every message is a Struct: a frozen dataclass takes eight times as long to make.
+"""
 
 import dataclasses
 import enum
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._~@-]{1,128}")
 TOPIC = re.compile(r"[A-Za-z0-9._~@/-]{1,128}")
@@ -58,8 +63,7 @@ class Identity:
     confirm: Confirm | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True):
     """One message of a service. `data` is JSON text, `ttl` is seconds, `id` dedupes per device.
 
     `target` is `device:ID`, `topic:NAME` or `all` (the field `to` of the push stream).
@@ -76,8 +80,7 @@ class Push:
 Parcel: TypeAlias = tuple[Push, str]  # and the device that it is for
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """One entry of the receipt stream. `seq` is 0 when the push was not stored; `ts` is Unix seconds."""
 
     id: str
@@ -88,8 +91,7 @@ class Receipt:
     reason: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A stored push on its way to one device. `redelivered`: it may have been sent to the device before."""
 
     seq: int
@@ -141,8 +143,7 @@ class Throttled:
     retry_after: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One entry of a stream. Ids are opaque, and rise in the order of the stream."""
 
     id: str
@@ -176,4 +177,4 @@ class Counts:
 
 def as_json(value: Any) -> dict[str, Any]:
     """A value of this module as a plain dict, for JSON."""
-    return dataclasses.asdict(value)
+    return msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else dataclasses.asdict(value)

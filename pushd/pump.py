@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from engineio_trio import CloseReason, Disconnected, LocalProtocolError
@@ -256,7 +257,7 @@ class Pump:
             await self._flush()
 
     def _send_again(self, flight: InFlight) -> None:
-        flight.message = dataclasses.replace(flight.message, redelivered=True)
+        flight.message = msgspec.structs.replace(flight.message, redelivered=True)
         flight.sendings += 1
         flight.sent = trio.current_time()
         self._node.metrics.redeliveries.inc()
@@ -266,4 +267,4 @@ class Pump:
 def arguments_of(message: Message) -> tuple[object, dict[str, object]]:
     """What the device's handler is called with: the data, and what is known about the message. Raises ValueError."""
     meta: dict[str, object] = {"id": message.id, "seq": message.seq, "redelivered": message.redelivered}
-    return jsonbytes.loads(message.data), meta
+    return jsonbytes.sendable(message.data), meta

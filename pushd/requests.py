@@ -22,6 +22,8 @@ EVENTS_KNOWN: Final = 1_000  # names of events that are remembered as good ones
 RECONCILE_MAX: Final = 100_000  # devices in one request
 TTL_MAX: Final = 366 * 86_400.0
 KICKED: Final = "kicked"  # the daemon's own event
+PUSH_FIELDS: Final = dict.fromkeys(("to", "event", "data", "id", "ttl", "qos"))
+RECONCILE_FIELDS: Final = dict.fromkeys(("id", "devices"))
 
 
 class Form(enum.Enum):
@@ -53,14 +55,14 @@ def parse_push(fields: Mapping[str, Any], defaults: PushDefaults, default_id: st
 
     `default_id` is its id if it has none. Raises BadRequest naming the field.
     """
-    _known(fields, ("to", "event", "data", "id", "ttl", "qos"))
+    _known(fields, PUSH_FIELDS)
     return Push(
-        target=parse_target(_needed(fields, "to")),
-        data=_data(_needed(fields, "data"), defaults.data_max, form),
-        id=_name(fields.get("id", default_id), "id", ID_MAX),
-        event=_event(fields.get("event", defaults.event)),
-        ttl=_ttl(fields.get("ttl", defaults.ttl), form),
-        qos=_qos(fields.get("qos", 1), form),
+        parse_target(_needed(fields, "to")),
+        _data(_needed(fields, "data"), defaults.data_max, form),
+        _name(fields.get("id", default_id), "id", ID_MAX),
+        _event(fields.get("event", defaults.event)),
+        _ttl(fields["ttl"], form) if "ttl" in fields else defaults.ttl,
+        _qos(fields["qos"], form) if "qos" in fields else 1,
     )
 
 
@@ -78,7 +80,7 @@ def parse_target(to: Any) -> str:
 
 def parse_reconcile(fields: Mapping[str, Any], default_id: str, form: Form = Form.VALUES) -> Reconcile:
     """The reconcile request: field `devices` (a JSON array of ids), and maybe `id`. Raises BadRequest."""
-    _known(fields, ("id", "devices"))
+    _known(fields, RECONCILE_FIELDS)
     devices = _needed(fields, "devices")
     if form is Form.TEXT:
         devices = _json("devices", devices)
@@ -92,10 +94,10 @@ def parse_reconcile(fields: Mapping[str, Any], default_id: str, form: Form = For
     return Reconcile(_name(fields.get("id", default_id), "id", ID_MAX), tuple(devices))
 
 
-def _known(fields: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    for field in fields:
-        if field not in names:
-            raise BadRequest(f"{_shown(field)}: no such field; there are {', '.join(names)}")
+def _known(fields: Mapping[str, Any], names: Mapping[str, None]) -> None:
+    if not fields.keys() <= names.keys():
+        field = next(field for field in fields if field not in names)
+        raise BadRequest(f"{_shown(field)}: no such field; there are {', '.join(names)}")
 
 
 def _needed(fields: Mapping[str, Any], field: str) -> Any:
@@ -108,11 +110,11 @@ def _data(value: Any, limit: int, form: Form) -> str:
     try:
         text = _text_of(value) if form is Form.TEXT else jsonbytes.encode(value)
         value = jsonbytes.loads(text)
-        if "$" in text or "\\" in text:  # it may have bytes: the check takes half the time of all that is done here
+        if jsonbytes.may_have_bytes(text):  # the check takes half the time of all that is done here
             check_event("push", value)  # what is accepted can be sent: a packet has few attachments
     except (ValueError, LocalProtocolError) as error:
         raise BadRequest(f"data: {error}") from None
-    if len(text.encode()) > limit:
+    if 4 * len(text) > limit and len(text.encode()) > limit:  # a character has at most four bytes
         raise BadRequest(f"data: {len(text.encode())} bytes of JSON; at most {limit}")
     return text
 

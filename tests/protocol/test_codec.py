@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engineio_trio.errors import CloseReason, LocalProtocolError, RemoteProtocolError
-from engineio_trio.protocol.codec import Decoder, encode
+from engineio_trio.protocol.codec import Decoder, encode, encode_plain
 from engineio_trio.protocol.socket import Ack, Connect, ConnectError, Disconnect, Event, SocketPacket
 from tests.protocol.strategies import socket_packets
 
@@ -236,3 +236,15 @@ def test_data_that_talks_about_placeholders_can_travel_with_bytes() -> None:
     packet = Event("e", ('"_placeholder":true', {"_placeholder": False, "x": '{"_placeholder":true}'}, b"1"))
     text, attachments = encode(packet)
     assert feed_all([text, *attachments], decoder())[-1] == packet
+
+
+@pytest.mark.parametrize("others", [(), (b"x",)])
+def test_text_that_is_json_already_travels_as_it_is(others: tuple[bytes, ...]) -> None:
+    raw = msgspec.Raw(b'{"b":1, "a":[2.0]}')
+    text, attachments = encode(Event("e", (raw, {"in": [raw]}, *others)))
+    rest = ',{"_placeholder":true,"num":0}' if others else ""
+    head = "51-" if others else "2"
+    assert text == head + '["e",{"b":1, "a":[2.0]},{"in":[{"b":1, "a":[2.0]}]}' + rest + "]"
+    assert attachments == others
+    if not others:
+        assert encode_plain(b"2", "/", None, ["e", raw, {"in": [raw]}]) == text.encode()

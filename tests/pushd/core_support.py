@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import trio
 import trio.testing
 
@@ -54,6 +55,11 @@ class Sent:
         return bool(self.args[1]["redelivered"])
 
 
+def _read(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of an event as the client has them, with bytes where they were."""
+    return tuple(msgspec.json.decode(arg) if isinstance(arg, msgspec.Raw) else arg for arg in args)
+
+
 class Peer:
     """Stands in for a connected socket: notes what is emitted, and acknowledges when told to."""
 
@@ -70,12 +76,12 @@ class Peer:
 
     def emit(self, event: str, *args: Any) -> None:
         if self.closed is None:
-            self.sent.append(Sent(event, args))
+            self.sent.append(Sent(event, _read(args)))
 
     def emit_with_ack(self, event: str, *args: Any, on_ack: Callable[..., None]) -> Callable[[], None]:
         self.awaited += 1
         if self.closed is None:
-            self.sent.append(Sent(event, args, on_ack))
+            self.sent.append(Sent(event, _read(args), on_ack))
         return self._forget
 
     def _forget(self) -> None:

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engineio_trio.protocol.codec import encode
+from engineio_trio.protocol.socket import Event
 from pushd import jsonbytes
 from pushd.errors import BadRequest
 from pushd.model import Push
@@ -139,6 +141,21 @@ def test_every_value_survives_the_text(value: Any) -> None:
 def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         jsonbytes.loads(text)
+
+
+@given(VALUES)
+def test_what_is_sent_is_what_the_text_says(value: Any) -> None:
+    """Whether it goes as the text itself, or (with bytes) as its value."""
+    text = jsonbytes.dumps(value)
+    assert encode(Event("push", (jsonbytes.sendable(text),))) == encode(Event("push", (jsonbytes.loads(text),)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1", "1 2", "nul", '"\x1e"', "\x1e1", '{"a":1,}', '"\ud800"', "[" * 5_000, '"\\x"']
+)
+def test_what_is_no_json_is_not_sent(text: str) -> None:
+    with pytest.raises(ValueError):
+        jsonbytes.sendable(text)
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, "\ud800", {"a": {"b": {3}}}])

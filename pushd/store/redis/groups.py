@@ -6,7 +6,7 @@ was taken again and again without being done is poison, and goes to `dead`.
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import trio
@@ -69,11 +69,7 @@ class Group:
 
     async def done(self, ids: Sequence[str]) -> None:
         """See `Store.done`."""
-        by_bucket: dict[Bucket, list[str]] = {}
-        for id in ids:
-            bucket, entry = self._split(id)
-            by_bucket.setdefault(bucket, []).append(entry)
-        for bucket, entries in by_bucket.items():
+        for bucket, entries in self._split(ids).items():
             for start in range(0, len(entries), MOST):
                 key = bucket.streams[self._stream]
                 await self._context.runner.run(DONE, (key,), GROUP, *entries[start : start + MOST])
@@ -82,11 +78,7 @@ class Group:
 
     async def touch(self) -> None:
         """What is held is being worked on: nobody else may take it. Call it every `pause` seconds."""
-        by_bucket: dict[Bucket, list[str]] = {}
-        for id in self._held:
-            bucket, entry = self._split(id)
-            by_bucket.setdefault(bucket, []).append(entry)
-        for bucket, entries in by_bucket.items():
+        for bucket, entries in self._split(self._held).items():
             key = bucket.streams[self._stream]
             await self._context.client.execute(key, "XCLAIM", key, GROUP, self._consumer, 0, *entries, "JUSTID")
 
@@ -174,12 +166,20 @@ class Group:
                 if error.status_code != "BUSYGROUP":
                     raise
 
-    def _split(self, id: str) -> tuple[Bucket, str]:
-        """The bucket and the server's id of an entry. Raises BadRequest."""
+    def _split(self, ids: Iterable[str]) -> dict[Bucket, list[str]]:
+        """The server's ids of entries, by bucket. Raises BadRequest."""
         buckets = self._context.keys.buckets
-        if len(buckets) == 1:
-            return buckets[0], check_id(id)
+        by_bucket: dict[Bucket, list[str]] = {}
+        for id in ids:
+            number, entry = (0, id) if len(buckets) == 1 else self._part(id)
+            if id not in self._held:
+                check_id(entry)
+            by_bucket.setdefault(buckets[number], []).append(entry)
+        return by_bucket
+
+    def _part(self, id: str) -> tuple[int, str]:
+        """The number of the bucket and the server's id of an entry, where there are several buckets."""
         number, _, entry = id.partition(":")
-        if not number.isdecimal() or int(number) >= len(buckets):
+        if not number.isdecimal() or int(number) >= len(self._context.keys.buckets):
             raise no_id(id)
-        return buckets[int(number)], check_id(entry)
+        return int(number), entry
