@@ -134,4 +134,4 @@ async def _bury(service: Service, stream: Stream, entry: Entry, reason: str) -> 
         id = entry.fields.get("id") or f"push-{entry.id}"
         receipt = Receipt(id[:ID_MAX], device, ReceiptState.REFUSED, 0, time.time(), reason)
         await service.store.append(Stream.RECEIPT, fields_of(receipt))
-        service.metrics.pushes.labels(ReceiptState.REFUSED).inc()
+        service.metrics.receipts(ReceiptState.REFUSED)

@@ -213,7 +213,7 @@ class Pump:
     def written(self, ack: Ack) -> None:
         """See `Confirmer.written`."""
         known = [seq for seq in ack.seqs if self._confirmed.pop(seq, None) is not None]
-        self._node.metrics.pushes.labels(ack.state).inc(len(known))
+        self._node.metrics.receipts(ack.state, len(known))
         if self._unread:
             self._work.set()  # there is room
 

@@ -137,7 +137,7 @@ class Service:
 
     def _count(self, receipts: Sequence[Receipt]) -> None:
         for state, count in collections.Counter(receipt.state for receipt in receipts).items():
-            self.metrics.pushes.labels(state).inc(count)
+            self.metrics.receipts(state, count)
 
     async def _targets(self, target: str) -> AsyncIterator[list[str]]:
         kind, _, name = target.partition(":")

@@ -1,13 +1,13 @@
 """A socket: one peer in one namespace, as handlers see it."""
 
 import contextlib
-import dataclasses
 import enum
 import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 import trio
 
 from engineio_trio.errors import AckTimeout, CloseReason, Disconnected, LocalProtocolError
@@ -47,8 +47,7 @@ class Owner(Protocol):
         """The socket has left its namespace while the connection lives on."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Awaited:
+class Awaited(msgspec.Struct, frozen=True):  # one for each event that asks: see `Event`
     """What to run when an acknowledgement comes, or when it never will."""
 
     on_ack: Callable[..., None]

@@ -248,3 +248,14 @@ def test_text_that_is_json_already_travels_as_it_is(others: tuple[bytes, ...]) -
     assert attachments == others
     if not others:
         assert encode_plain(b"2", "/", None, ["e", raw, {"in": [raw]}]) == text.encode()
+
+
+@pytest.mark.parametrize("id", ["0", "007", "999999999999999", "1000000000000000", str(2**53 - 1)])
+def test_an_acknowledgement_of_any_id(id: str) -> None:
+    assert decoder().feed(f'3{id}["a",[1]]') == Ack(int(id), ("a", [1]))
+
+
+@pytest.mark.parametrize("text", ["3[]", "31", "31{}", f"3{2**53}[]", "3\u0663[]", "3-1[]", "31[", "3 1[]", "31]["])
+def test_what_is_no_acknowledgement(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decoder().feed(text)
