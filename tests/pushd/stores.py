@@ -5,8 +5,8 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 
 from pushd.model import Bound, Entry, Message, Push, Stream
@@ -33,6 +33,7 @@ class Node:
     deliveries: list[tuple[str, Message, int]] = dataclasses.field(default_factory=list)
     kicks: list[tuple[str, int, str, str]] = dataclasses.field(default_factory=list)
     casts: list[tuple[str, Message]] = dataclasses.field(default_factory=list)
+    rounds: list[int] = dataclasses.field(default_factory=list)  # how many of these each `together` had
     losses: int = 0
     alarms: int = 0
     deaf: set[str] = dataclasses.field(default_factory=set)
@@ -46,8 +47,11 @@ class Node:
     def holds(self, device: str) -> bool:
         return device not in self.deaf
 
-    def together(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        before = len(self.deliveries) + len(self.casts)
+        yield
+        self.rounds.append(len(self.deliveries) + len(self.casts) - before)
 
     def wake_all(self) -> None:
         self.alarms += 1

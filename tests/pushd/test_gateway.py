@@ -12,7 +12,7 @@ import trio_websocket
 
 from pushd import admission, gateway
 from pushd.errors import StoreUnavailable
-from pushd.model import Bound, Stream, Throttled
+from pushd.model import Bound, Message, Stream, Throttled
 from tests.patience import PATIENCE
 from tests.pushd.node_support import HMAC, Running, running, token
 from tests.pushd.raw_device import Refused
@@ -195,6 +195,18 @@ async def test_a_push_reaches_its_device_and_is_acknowledged(tmp_path: Path) -> 
         await device.ack(ack)
         await node.tells(Stream.RECEIPT, ("p1", "d1", "acked"), "id", "device", "state")
         assert (await node.store.counts()).inbox == 0
+
+
+async def test_what_the_store_gives_together_is_written_at_its_end(tmp_path: Path) -> None:
+    async with running(tmp_path) as node, node.device("d1") as device:
+        (connection,) = node.gateway.server._engine.sessions.values()
+        hub = node.gateway._node.hub
+        with hub.together():
+            assert hub.cast("d1", Message(0, "p1", "news", "[1]", redelivered=False))
+            assert connection.outbox.pending
+        assert not connection.outbox.pending
+        _, (event, data, _) = await device.event()
+        assert (event, data) == ("news", [1])
 
 
 async def test_a_push_that_waits_says_when_it_was_acknowledged(tmp_path: Path) -> None:

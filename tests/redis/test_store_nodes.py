@@ -65,6 +65,18 @@ async def test_what_is_for_many_devices_of_a_node_comes_in_one_message(one: Peer
     await two.store.enqueue(push("p"), [f"d{number}" for number in range(50)])
     await until(lambda: answer(len(one.node.deliveries) == 50))
     assert redis.info("commandstats")["cmdstat_publish"].startswith("calls=1,")
+    assert one.node.rounds == [50]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_what_one_call_gives_to_devices_is_written_together(one: Peer, two: Peer, qos: int) -> None:
+    devices = [f"d{number}" for number in range(50)]
+    for device in devices:
+        await one.bind(device, "c")
+    for store in (one.store, two.store):
+        await (store.enqueue if qos else store.cast)(push(f"by {store.incarnation}"), devices)
+    await until(lambda: answer(len(one.node.rounds) == 2))
+    assert one.node.rounds == [50, 50]
 
 
 async def test_a_takeover_kicks_at_the_other_node_and_fences_it(one: Peer, two: Peer) -> None:
