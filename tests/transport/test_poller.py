@@ -23,11 +23,21 @@ class Slow:
         return True
 
 
+class Still:
+    """Nothing is to be held back while it reads."""
+
+    def hold(self) -> None:
+        """It begins."""
+
+    def let_go(self) -> None:
+        """It has read."""
+
+
 async def test_other_tasks_have_a_turn_between_floods() -> None:
     """However many sockets have much to read, nobody else waits for all of them."""
     seen: list[str] = []
     pairs = [socket.socketpair() for _ in range(5)]
-    poller = Poller()
+    poller = Poller(Still())
 
     async def tick() -> None:
         while seen.count("read") < len(pairs):
