@@ -256,16 +256,18 @@ async def conclude(fleet: Fleet, stage: Stage, devices: int) -> None:
     """Let everything come to rest, and check; then let all devices leave, and check again."""
     stage.drain.set()
     try:
-        await until(partial(at_rest, fleet, online=devices), within=2 * PATIENCE)
+        await until(partial(at_rest, fleet, stage, online=devices), within=2 * PATIENCE)
     finally:  # which also says why it never came to rest
         await check_evidence(fleet, stage)
     stage.over.set()
-    await until(partial(at_rest, fleet, online=0))
+    await until(partial(at_rest, fleet, stage, online=0))
     await check_evidence(fleet, stage)
 
 
-async def at_rest(fleet: Fleet, online: int) -> bool:
-    """Nothing waits for anybody, and so many devices are connected."""
+async def at_rest(fleet: Fleet, stage: Stage, online: int) -> bool:
+    """Nobody is about to do something, nothing waits for anybody, and so many devices are connected."""
+    if stage.busy:
+        return False
     stats = await fleet.anyone.ask("GET", "/v1/stats")
     if stats.status_code == 503:
         return False

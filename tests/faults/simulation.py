@@ -41,6 +41,7 @@ class Stage:
         self.doors = doors
         self.history = history
         self.rng = rng
+        self.busy: set[str] = set()  # names of those who are not yet as `drain` wants them
         self.drain = trio.Event()  # producers end; devices acknowledge all, one program each, and stay
         self.over = trio.Event()  # all devices leave
 
@@ -68,6 +69,7 @@ class Program:
 
     async def run(self) -> None:
         """Connect, live, leave, again and again, until the run is over."""
+        self.stage.busy.add(self.name)
         while not self.stage.over.is_set() and (self.first or not self.stage.drain.is_set()):
             try:
                 await self._visit()
@@ -77,12 +79,15 @@ class Program:
                 if group.split(AWAY)[1] is not None:
                     raise
             await self.stage.pause()
+        self.stage.busy.discard(self.name)
 
     async def _visit(self) -> None:
         draining = self.stage.drain.is_set()
         transports = self.stage.rng.choice(TRANSPORTS)
         async with connect(self.stage.door.devices, query=self.query, transports=transports, timeout=10.0) as socket:
             self._note("connected", socket)
+            if draining:
+                self.stage.busy.discard(self.name)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._leave, socket, draining)
@@ -162,9 +167,11 @@ class Producer:
 
     async def run(self) -> None:
         """Push, one after the other."""
+        self.stage.busy.add(self.name)
         while not self.stage.drain.is_set():
             await self._push()
             await self.stage.pause(0.03)
+        self.stage.busy.discard(self.name)
 
     async def _push(self) -> None:
         id = f"{self.name}-{self.pushed}"

@@ -97,18 +97,20 @@ async def conclude(deployment: Deployment, stage: Stage) -> None:
         await stage.history.has(worthwhile)
         stage.drain.set()
         try:
-            await until(lambda: at_rest(daemon, online=len(DEVICES)), within=2 * PATIENCE)
+            await until(lambda: at_rest(daemon, stage, online=len(DEVICES)), within=2 * PATIENCE)
         finally:  # which also says why it never came to rest
             await check_evidence(daemon, stage)
         stage.over.set()
         await ends(daemon, stage, "SIGKILL")
     async with deployment.running() as daemon:
-        assert await at_rest(daemon, online=0)
+        assert await at_rest(daemon, stage, online=0)
         await check_evidence(daemon, stage)
 
 
-async def at_rest(daemon: Daemon, online: int) -> bool:
-    """Nothing waits for anybody, and so many devices are connected."""
+async def at_rest(daemon: Daemon, stage: Stage, online: int) -> bool:
+    """Nobody is about to do something, nothing waits for anybody, and so many devices are connected."""
+    if stage.busy:
+        return False
     store = (await daemon.get("/v1/stats"))["store"]
     return (store["inbox"], store["streams"]["push"], store["online"]) == (0, 0, online)
 
