@@ -13,6 +13,7 @@ import trio
 from redis.exceptions import ResponseError
 
 from pushd.errors import StoreUnavailable
+from pushd.store.redis.wire import Awaited
 
 log = logging.getLogger(__name__)
 
@@ -22,27 +23,16 @@ Answer = TypeVar("Answer")
 MOST_WAITING: Final = 20_000  # calls
 
 
-class _Call(Generic[Item, Answer]):
-    """One call on its way; `task` is None once nobody waits for it."""
+class _Call(Awaited, Generic[Item, Answer]):
+    """One call on its way. Abandoned, it may or may not be carried out."""
 
-    __slots__ = ("answer", "error", "item", "task")
+    __slots__ = ("answer", "error", "item")
 
     def __init__(self, item: Item, task: trio.lowlevel.Task) -> None:
+        super().__init__(task)
         self.item = item
-        self.task: trio.lowlevel.Task | None = task
         self.answer: Answer | None = None
         self.error: Exception | None = None
-
-    def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        """Its task has been cancelled: it may or may not be carried out."""
-        self.task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def wake(self) -> None:
-        """Let the task go on, if one still waits."""
-        if self.task is not None:
-            trio.lowlevel.reschedule(self.task)
-            self.task = None
 
 
 class Rounds(Generic[Item, Answer]):

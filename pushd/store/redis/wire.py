@@ -27,20 +27,16 @@ _pack_one: Final = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_co
 _CONFIRMATIONS: Final = (b"subscribe", b"unsubscribe")  # the replies to SUBSCRIBE and UNSUBSCRIBE, one for each channel
 
 
-class Batch:
-    """Commands that one task sent together, and their replies so far. `task` is None once nobody waits."""
+class Awaited:
+    """Something that one task waits for; `task` is None once nobody does."""
 
-    __slots__ = ("deadline", "failure", "replies", "task", "wanted")
+    __slots__ = ("task",)
 
-    def __init__(self, task: trio.lowlevel.Task | None, wanted: int, deadline: float) -> None:
+    def __init__(self, task: trio.lowlevel.Task | None) -> None:
         self.task = task
-        self.wanted = wanted
-        self.deadline = deadline
-        self.replies: list[Reply] = []
-        self.failure: str | None = None
 
     def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        """Its task has been cancelled: the replies will be swallowed."""
+        """The task has been cancelled: what comes for it will be swallowed."""
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -49,6 +45,19 @@ class Batch:
         if self.task is not None:
             trio.lowlevel.reschedule(self.task)
             self.task = None
+
+
+class Batch(Awaited):
+    """Commands that one task sent together, and their replies so far."""
+
+    __slots__ = ("deadline", "failure", "replies", "wanted")
+
+    def __init__(self, task: trio.lowlevel.Task | None, wanted: int, deadline: float) -> None:
+        super().__init__(task)
+        self.wanted = wanted
+        self.deadline = deadline
+        self.replies: list[Reply] = []
+        self.failure: str | None = None
 
 
 class _Lost(Exception):
