@@ -21,6 +21,13 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0  # seconds for processes on a busy machine
 
 
+async def logged(folder: Path, text: str) -> None:
+    """Return when the parent has said so in its log."""
+    with trio.fail_after(PATIENCE):
+        while text not in (folder / "log").read_text():  # noqa: ASYNC110 - another process
+            await trio.sleep(0.02)
+
+
 class Program:
     """A running tests/server/workers_program.py: its lines, its workers' processes."""
 
@@ -155,10 +162,7 @@ async def test_one_that_cannot_be_forked_just_now(tmp_path: Path) -> None:
         soft, hard = resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE, (3, hard))
         os.kill(await one.pid(1), signal.SIGKILL)
-        log = tmp_path / "log"
-        with trio.fail_after(PATIENCE):
-            while "worker 1 cannot be started" not in log.read_text():  # noqa: ASYNC110 - another process
-                await trio.sleep(0.02)
+        await logged(tmp_path, "worker 1 cannot be started")
         async with connect(url) as client:
             assert await client.call("who") == await one.pid(2)
         resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -226,10 +230,7 @@ async def test_as_long_as_one_serves_it_goes_on(tmp_path: Path) -> None:
     async with program(tmp_path, 2, "not again") as one:
         url = await one.url()
         os.kill(await one.pid(1), signal.SIGKILL)
-        log = tmp_path / "log"
-        with trio.fail_after(PATIENCE):
-            while "takes its place in 1.6 s" not in log.read_text():  # noqa: ASYNC110 - another process
-                await trio.sleep(0.02)
+        await logged(tmp_path, "takes its place in 1.6 s")
         async with connect(url) as client:
             assert await client.call("who") == await one.pid(2)
         one.process.send_signal(signal.SIGTERM)
