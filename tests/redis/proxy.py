@@ -3,7 +3,7 @@
 async with proxied(server) as proxy:         # to a Server of tests.redis.servers, or any (host, port) or path
     open_client(parse_address(proxy.url))    # over TCP; proxied(server, unix=folder) listens on a Unix socket
     proxy.delay = 0.5                        # seconds, for every piece in either direction
-    proxy.black_hole = True                  # takes all, passes on nothing, closes nothing
+    proxy.black_hole = True                  # passes on nothing, closes nothing; False: what was sent meanwhile comes
     proxy.cut_after(1000)                    # cuts the connection that brings the 1000th byte from now on
     await proxy.cut(1000)                    # the same, and waits until it has
     proxy.reset(); proxy.half_open(); proxy.refuse = True
@@ -43,7 +43,6 @@ class Proxy:
         self.host = host
         self.port = port  # 0: `host` is the path of a Unix socket
         self.delay = 0.0
-        self.black_hole = False
         self.refuse = False  # new connections are closed at once
         self.connections = 0  # so far
         self.forwarded = 0  # bytes to the server, so far
@@ -51,6 +50,8 @@ class Proxy:
         self.target = target  # of new connections
         self._cut_at: int | None = None
         self._was_cut = trio.Event()
+        self._passable = trio.Event()  # set but for a black hole
+        self._passable.set()
         self._pairs: set[_Pair] = set()
 
     @property
@@ -58,6 +59,18 @@ class Proxy:
         return f"redis://{self.host}:{self.port}" if self.port else f"redis+unix://{self.host}"
 
     # Faults.
+
+    @property
+    def black_hole(self) -> bool:
+        """Is nothing passed on? As in a network that is parted, nothing is lost from the middle of a connection."""
+        return not self._passable.is_set()
+
+    @black_hole.setter
+    def black_hole(self, on: bool) -> None:
+        if on:
+            self._passable = trio.Event()
+        else:
+            self._passable.set()
 
     def cut_after(self, count: int) -> None:
         """Pass on `count` more bytes to the server, and close the connection right after them: no reply comes back."""
@@ -117,8 +130,7 @@ class Proxy:
             while data := await source.receive_some(CHUNK):
                 if self.delay:
                     await trio.sleep(self.delay)
-                if self.black_hole:
-                    continue
+                await self._passable.wait()
                 if sink is pair.server:
                     data, cut = self._up_to_the_cut(data)
                     await sink.send_all(data)
@@ -126,7 +138,8 @@ class Proxy:
                         break
                 else:
                     await sink.send_all(data)
-        if pair.halved or self.black_hole:
+        await self._passable.wait()
+        if pair.halved:
             await pair.held.wait()
         scope.cancel()
 

@@ -95,6 +95,20 @@ async def test_f10_a_black_hole_is_noticed_without_traffic(redis: Server) -> Non
             assert await anext(subscription)
 
 
+async def test_a_partition_that_heals_in_time_leaves_each_reply_to_its_command(redis: Server) -> None:
+    async with proxied(redis) as proxy, client(proxy.url) as redis_client, trio.open_nursery() as nursery:
+
+        async def ask(number: int) -> None:
+            assert await redis_client.execute("", "ECHO", number) == b"%d" % number
+
+        for number in range(200):
+            nursery.start_soon(ask, number)
+            if number % 20 == 0:
+                proxy.black_hole = not proxy.black_hole
+            await trio.sleep(0.001)
+        proxy.black_hole = False
+
+
 @pytest.mark.parametrize("fault", ["reset", "half_open"])
 async def test_a_broken_connection_is_replaced(fault: str, redis: Server) -> None:
     async with proxied(redis) as proxy, client(proxy.url, timeout=0.5) as redis_client:
