@@ -137,8 +137,10 @@ class Nemesis:
         await node.ready()
 
     async def cut_replies(self, node: Node) -> None:
-        for _ in range(5):
-            await node.proxy.cut(self._rng.randrange(1, 5_000))
+        with cut_off(node, self._stage):  # it waits a second before each try in the end: a lease may not last
+            for _ in range(5):
+                await node.proxy.cut(self._rng.randrange(1, 5_000))
+            await node.ready()
 
     async def slow(self, node: Node) -> None:
         with cut_off(node, self._stage):
@@ -171,9 +173,12 @@ async def test_f06_replies_are_lost_again_and_again(fleet: Fleet) -> None:
     nodes = [await fleet.add(name, behind_proxy=True) for name in ("n1", "n2")]
     async with simulated(fleet, SEED) as stage:
         rng = random.Random(SEED + 1)
-        for _ in range(20):
-            await rng.choice(nodes).proxy.cut(rng.randrange(1, 4_000))
-            await stage.history.grows(20)
+        with cut_off(nodes[0], stage), cut_off(nodes[1], stage):
+            for _ in range(20):
+                await rng.choice(nodes).proxy.cut(rng.randrange(1, 4_000))
+                await stage.history.grows(20)
+            for node in nodes:
+                await node.ready()
 
 
 async def test_f16_pushes_during_a_storm_of_takeovers(fleet: Fleet) -> None:
