@@ -37,6 +37,11 @@ class Outbox:
         self._flushed: trio.lowlevel.ParkingLot | None = None
 
     @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way to the peer, and something may be put."""
+        return not (self.pending or self._closed)
+
+    @property
     def waiting(self) -> bool:
         """Something waits for a writer."""
         return bool(self._queue) or self._owed is not None
@@ -59,14 +64,15 @@ class Outbox:
         batch, self._queue = self._queue, []
         return batch
 
-    def put_back(self, batch: Sequence[Encoded]) -> None:
-        """The batch could not be written at once: the writer writes it, before what was put since."""
-        self._queue[:0] = batch
-        self._wake_writer()
+    def leave(self, batch: Sequence[Encoded], left: int | None) -> None:
+        """So many bytes of the batch could not be written at once; None: it was not even begun. The writer is to.
 
-    def owe(self, batch: Sequence[Encoded]) -> None:
-        """The batch went out in part: the writer sees to the rest."""
-        self._owed = batch
+        A batch that was not begun goes before what was put since, and the rest of one that was is the transport's.
+        """
+        if left is None:
+            self._queue[:0] = batch
+        else:
+            self._owed = batch
         self._wake_writer()
 
     def _wake_writer(self) -> None:
