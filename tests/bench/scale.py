@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     with opened as running:
         mode = "uplink" if options.daemon else "fan"
         keys = {"processes": options.loaders, "seconds": options.seconds, "warmup": 2, "settle": 2, "limit": LIMIT}
+        keys |= {"window": options.window, "nap": options.nap}
         keys |= {"device": daemon.DEVICE} if options.daemon else {}
         load = generator.start(mode, running.port, options.connections, keys, running.pids(), None)
         most: dict[int, int] = {}
@@ -77,6 +78,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=30_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--loaders", type=int, default=2, help="processes of the load generator")
+    parser.add_argument("--window", type=int, default=3, help="broadcasts (or a device's events) under way at a time")
+    parser.add_argument("--nap", type=float, default=0.001, help="seconds that the load sleeps before each look")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load")
     parser.add_argument("--ping-interval", type=float, default=25.0, help="of the library's server, in seconds")
     parser.add_argument("--daemon", action="store_true", help="pushd instead of the library")

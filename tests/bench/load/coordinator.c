@@ -27,7 +27,8 @@ static const char USAGE[] =
     "        count=0 messages after which to stop (0: no bound); window=1; size=32 (16 to 524288) bytes of payload;\n"
     "        rate=0 a second (idle: connections), fanrate=0; batch=200 handshakes at once; waves=1 (2: connect, leave,\n"
     "        connect again); processes=1 (1 to 8); pids=PID,PID of the server; path=/socket.io/;\n"
-    "        device=PREFIX (deviceId=PREFIX<n> in the query). SIGTERM ends the measurement early.\n";
+    "        device=PREFIX (deviceId=PREFIX<n> in the query); nap=0 seconds that a loader sleeps before each look.\n"
+    "  SIGTERM ends the measurement early.\n";
 
 struct options options = {
     .path = "/socket.io/", .device = "", .window = 1, .size = 32, .batch = 200, .processes = 1, .waves = 1,
@@ -63,6 +64,7 @@ static void read_option(char *option) {
   static const struct { const char *name; double *value; } numbers[] = {
       {"seconds", &options.seconds}, {"warmup", &options.warmup}, {"settle", &options.settle},
       {"limit", &options.limit},     {"rate", &options.rate},     {"fanrate", &options.fanrate},
+      {"nap", &options.nap},
   };
   char *value = strchr(option, '=');
   if (!value) usage(option);

@@ -40,7 +40,7 @@ struct options {
   const char *mode, *path, *device;
   int port, connections, window, size, batch, processes, waves, ack, pid_count, pids[MAX_PIDS];
   uint64_t count;
-  double seconds, warmup, settle, limit, rate, fanrate;
+  double seconds, warmup, settle, limit, rate, fanrate, nap;
 };
 
 extern struct options options;

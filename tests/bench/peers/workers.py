@@ -5,6 +5,9 @@
 
 import json
 import sys
+from functools import partial
+
+import trio
 
 from engineio_trio import Settings, Socket, SocketServer
 from engineio_trio.workers import Port, Worker, run_workers
@@ -24,8 +27,10 @@ async def main(worker: Worker) -> None:
 
     @server.on("fan")
     async def fan(socket: Socket, payload: str) -> None:
-        server.emit("fan", payload)
-        await worker.ask(payload.encode(), timeout=30.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(worker.ask, payload.encode(), timeout=30.0))
+            await trio.lowlevel.checkpoint()  # the others begin first, so that all are at it at the same time
+            server.emit("fan", payload)
 
     @worker.on_question
     async def heard(payload: bytes) -> bytes:
