@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench import daemon, figures, generator, page, provision, servers, through_redis
+from tests.bench import daemon, figures, generator, page, provision, scale, servers, through_redis
 from tests.bench.figures import Load
 from tests.bench.results import Results, Run
 from tests.bench.servers import Peer, Processors
@@ -129,6 +129,8 @@ def _tasks(options: argparse.Namespace, processors: Processors) -> Iterator[Task
         for peer in servers.PEERS:
             if _is_wanted(load.name, options.only) and _is_wanted(peer.name, options.peers):
                 yield Task(load.name, peer.name, _library_run(load, peer, processors))
+    if not options.quick and _is_wanted(scale.NAME, options.only) and _is_wanted(scale.PEER, options.peers):
+        yield Task(scale.NAME, scale.PEER, partial(scale.measure, scale.SIZE, processors))
     count = through_redis.QUICK_COUNT if options.quick else through_redis.COUNT
     for name, devices in through_redis.LOADS.items():
         for route in through_redis.ROUTES:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import daemon, through_redis
+from tests.bench import daemon, scale, through_redis
 from tests.bench.chart import Series, chart
 from tests.bench.figures import ECHO_SIZES, LATENCY, PAYLOADS, SWEPT, THROUGHPUT, Better, Figure
 from tests.bench.results import Results
@@ -42,6 +42,9 @@ METHOD = """## How it was measured
   proportional set size in a fresh process.
 - Latency under a fixed load counts from when an event was due, not from when it could be sent, so lateness cannot hide.
   *Event-loop lag* is what a quiet connection with 100 echoes a second sees.
+- *Two workers* ([their program](../tests/bench/peers/workers.py)) share both processors with the generator, and one
+  process may open 20,000 files. A broadcast reaches the connections of both, three are under way at a time. The
+  generator sleeps for a millisecond before each look, so that it need not be woken for each message.
 - pushd: `pushdctl serve` with its defaults. A stored event or an acknowledgement counts when the store has it; SQLite
   commits with `synchronous=FULL`; the Redis server has a log of changes, and shares the load's processor. Pushes are
   written to the `push` stream, over HTTP for SQLite and by XADD for Redis. *Processor time* is all that the daemon
@@ -71,6 +74,7 @@ def render(results: Results, charts: Sequence[str]) -> str:
     parts += _compared("## Throughput, connects, memory", results, THROUGHPUT, NAMES)
     parts += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})\n" for name in charts]
     parts += _compared("## Latency under a fixed load", results, LATENCY, NAMES)
+    parts += _compared("## Two workers on the whole machine", results, scale.FIGURES, [scale.PEER])
     parts += _alone("## pushd", results, daemon.FIGURES)
     parts += _compared("## Pushes through Redis", results, through_redis.FIGURES, ROUTES)
     parts += [METHOD.format(limited=LIMITED), _machine(results), *_failures(results)]

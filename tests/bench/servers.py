@@ -83,6 +83,17 @@ def pinned(processor: int | None) -> Callable[[], None] | None:
 
 
 @contextlib.contextmanager
+def shared(processors: Processors) -> Iterator[None]:
+    """What is started in the block may use both processors, and only these."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {processors.server, processors.load})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
 def process(
     command: Sequence[str],
     processor: int | None,

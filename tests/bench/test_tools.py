@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import chart, compare, daemon, generator, page, provision, servers
+from tests.bench import chart, compare, daemon, generator, page, provision, scale, servers
 from tests.bench.daemon import Pushes
 from tests.bench.figures import LATENCY, THROUGHPUT, Better, Figure, Load
 from tests.bench.results import Results, Run
@@ -39,7 +39,7 @@ def run(mode: str, connections: int, **keys: Any) -> dict[str, Any]:
         ("echo", {"processes": 3, "size": 70_000}, {"echo"}),
         ("polling", {}, {"poll"}),
         ("fan", {"window": 2, "size": 300}, {"fan"}),
-        ("fan", {"processes": 2}, {"fan"}),
+        ("fan", {"processes": 2, "nap": 0.001}, {"fan"}),
         ("mixed", {"rate": 100, "fanrate": 10, "count": 80}, {"echo", "fan", "probe"}),
     ],
 )
@@ -51,6 +51,7 @@ def test_a_load_is_counted_and_timed(mode: str, keys: dict[str, Any], kinds: set
     assert sum(latency["count"] for latency in measured["latency_us"].values()) >= measured["messages"]
     for latency in measured["latency_us"].values():
         assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
+        assert 0 < latency["mean"] <= latency["max"]
 
 
 def test_connects_are_counted_twice_and_memory_is_seen() -> None:
@@ -78,6 +79,13 @@ def test_pushes_reach_devices_and_their_acknowledgements_the_store(store: str) -
         assert measured["messages"] == pushes.deliveries
         assert measured["latency_us"]["push"]["max"] > 0
         assert measured["acked_per_s"] > 0
+
+
+def test_two_workers_are_loaded_by_two_generators() -> None:
+    measured = scale.measure(scale.Size(connections=50, seconds=0.5), Processors.choose())
+    assert measured["ready"] == 50
+    assert 0 < measured["files"] < 50 + 100, "of the fuller of two processes"
+    assert all(figure.read(measured) for figure in scale.FIGURES)
 
 
 def test_uplink_is_counted_by_acknowledgements() -> None:
@@ -146,5 +154,5 @@ def test_a_chart_keeps_inside_its_frame() -> None:
 def test_every_figure_has_its_load(capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main(["--list"]) == 0
     loads = set(capsys.readouterr().out.split())
-    assert {figure.load for figure in [*THROUGHPUT, *LATENCY, *daemon.FIGURES]} <= loads
+    assert {figure.load for figure in [*THROUGHPUT, *LATENCY, *daemon.FIGURES, *scale.FIGURES]} <= loads
     assert compare.main(["--only", "nonsense"]) == 2

@@ -195,8 +195,8 @@ static void print_latencies(void) {
     struct histogram all = {0};
     for (int i = 0; i < loader_count; i++) histogram_add(&all, &shared->loaders[i].latency[kind]);
     if (!all.count) continue;
-    printf("%s\"%s\": {\"count\": %lu, \"p50\": %lu, \"p99\": %lu, \"max\": %lu}", separator, NAMES[kind],
-           (unsigned long)all.count, (unsigned long)histogram_quantile(&all, 0.5),
+    printf("%s\"%s\": {\"count\": %lu, \"mean\": %lu, \"p50\": %lu, \"p99\": %lu, \"max\": %lu}", separator, NAMES[kind],
+           (unsigned long)all.count, (unsigned long)(all.sum / all.count), (unsigned long)histogram_quantile(&all, 0.5),
            (unsigned long)histogram_quantile(&all, 0.99), (unsigned long)all.max);
     separator = ", ";
   }

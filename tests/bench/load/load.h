@@ -15,7 +15,7 @@ enum { MAX_LOADERS = 9, MAX_PIDS = 64, BUCKETS = 1024, STAMP = 16, MAX_WINDOW = 
 
 /* Latencies, each in microseconds. Up to 32 exact, above that 32 buckets for each power of two: 3 % apart. */
 struct histogram {
-  uint64_t count, max, buckets[BUCKETS];
+  uint64_t count, sum, max, buckets[BUCKETS];
 };
 
 enum kind { ECHO, FAN, PUSH, UPLINK, POLL, PROBE, KINDS };

@@ -37,12 +37,14 @@ void record(enum kind kind, uint64_t since, uint64_t now) {
   struct histogram *latency = &tally->latency[kind];
   latency->count++;
   uint64_t microseconds = since && now > since ? (now - since) / 1000 : 0;
+  latency->sum += microseconds;
   latency->buckets[bucket_of(microseconds)]++;
   if (microseconds > latency->max) latency->max = microseconds;
 }
 
 void histogram_add(struct histogram *into, const struct histogram *from) {
   into->count += from->count;
+  into->sum += from->sum;
   if (from->max > into->max) into->max = from->max;
   for (int bucket = 0; bucket < BUCKETS; bucket++) into->buckets[bucket] += from->buckets[bucket];
 }
