@@ -20,17 +20,21 @@ class Encoded:
     """Text and attachments of one Socket.IO packet, or one Engine.IO packet: they travel together, adjacent.
 
     Make one with `Encoded.engine`, `socket`, `event` or `ack`. `size` is the bytes that it counts for in an outbox:
-    those of its text and attachments, without frames and base64.
+    those of its text and attachments, without frames and base64. `websocket` is the RFC 6455 frames, unmasked, as a
+    server sends them.
     """
 
-    __slots__ = ("_attachments", "_packets", "_polling", "_text", "_websocket", "_websocket_v3", "size")
+    __slots__ = ("_attachments", "_packets", "_polling", "_text", "_websocket_v3", "size", "websocket")
 
     def __init__(self, text: bytes, attachments: tuple[bytes, ...] = ()) -> None:
         self._text = text  # the packet as a text message, in UTF-8; empty if it is binary
         self._attachments = attachments
         self.size = len(text) + sum(map(len, attachments)) if attachments else len(text)
         self._packets: tuple[Packet, ...] | None = None
-        self._websocket: bytes | None = None
+        if self.size < len(_SHORT_TEXT_HEADS) and not attachments:  # nearly always
+            self.websocket = _SHORT_TEXT_HEADS[self.size] + text
+        else:
+            self.websocket = self._frames(4)
         self._websocket_v3: bytes | None = None
         self._polling: str | None = None
 
@@ -75,17 +79,6 @@ class Encoded:
             texts = (decode_text(self._text.decode()),) if self._text else ()
             self._packets = (*texts, *(Packet(PacketType.MESSAGE, data) for data in self._attachments))
         return self._packets
-
-    @property
-    def websocket(self) -> bytes:
-        """The RFC 6455 frames, ready and unmasked, as a server sends them."""
-        if self._websocket is None:
-            text, size = self._text, len(self._text)
-            if size < len(_SHORT_TEXT_HEADS) and not self._attachments:  # nearly always
-                self._websocket = _SHORT_TEXT_HEADS[size] + text
-            else:
-                self._websocket = self._frames(4)
-        return self._websocket
 
     @property
     def websocket_v3(self) -> bytes:
