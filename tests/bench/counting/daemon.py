@@ -24,7 +24,6 @@ from pushd.store import open_store
 from tests.bench.counting.program import QUIET, Marks
 
 SETTINGS = {
-    "admin": {"listen": "127.0.0.1:0"},
     "heartbeat": {"interval": QUIET, "stale_after": 10 * QUIET},
     "node": {"lease": 10 * QUIET, "refresh": QUIET},
     "protocol": {"ping_interval": QUIET, "ping_timeout": QUIET},
@@ -56,8 +55,8 @@ async def main(marks: Marks, url: str) -> None:
     ):
         owed = Goodbyes(store, metrics), Confirmations(store, metrics)
         gateway = Gateway(config, Node("counted", store, hub, metrics, *owed, config.delivery), authenticator)
-        (address, port), _ = await nursery.start(gateway.run, await trio.open_tcp_listeners(0, host="127.0.0.1"))
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        devices, admin, (listener,) = [await trio.open_tcp_listeners(0, host="127.0.0.1") for _ in range(3)]
+        (address, port), _ = await nursery.start(gateway.run, devices, admin)
         told = {"devices": f"{address}:{port}", "marks": listener.socket.getsockname()[1]}
         print(json.dumps(told), flush=True)
         async with await listener.accept() as stream:
