@@ -82,7 +82,9 @@ class ClientSocket:
         def register(function: Function) -> Function:
             if event in self._application.handlers:
                 raise ValueError(f"the event {event!r} has a handler already")
-            handler = self._application.handlers[event] = Handler.of(function, given=0)
+            handler = Handler.of(function, given=0)
+            handler.expect_no_answer()
+            self._application.handlers[event] = handler
             early = [packet for packet in self._application.waiting if packet.name == event]
             for packet in early:
                 self._application.waiting.remove(packet)

@@ -14,11 +14,33 @@ from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.socket import Ack, Connect, ConnectError, Event, SocketPacket
 from engineio_trio.protocol.socket_session import NamespaceState, SocketSession, Step
 from engineio_trio.server.connection import Connection
+from engineio_trio.server.handlers import HandlerQueue
 from engineio_trio.server.namespace import Handler, Kind, Namespace
 from engineio_trio.server.socket import Socket
 
 MAX_QUERY_FIELDS = 64
 ATTACHMENT_PATIENCE = 10.0  # seconds for the attachments that a packet announced
+
+
+class Answer:
+    """Acknowledges an event, if its peer asked for that; until it is called, the event has a place in the queue."""
+
+    __slots__ = ("_ack", "_handlers", "_socket")
+
+    def __init__(self, handlers: HandlerQueue, socket: Socket, ack: int | None) -> None:
+        self._handlers: HandlerQueue | None = handlers
+        self._socket = socket
+        self._ack = ack
+        handlers.hold()
+
+    def __call__(self, *values: Any) -> None:
+        """The values of the acknowledgement. Nothing is sent when the socket has closed. Raises RuntimeError again."""
+        handlers, self._handlers = self._handlers, None
+        if handlers is None:
+            raise RuntimeError("an event can be answered once")
+        handlers.let_go()
+        if self._ack is not None:
+            self._socket.acknowledge(self._ack, values)
 
 
 class SocketApplication:
@@ -98,6 +120,9 @@ class SocketApplication:
         handler.check(packet.name, args)
         if handler.kind is Kind.QUEUED:
             self.connection.queue(partial(self._run, handler, socket, args, packet.id))
+            return
+        if handler.kind is Kind.LATER:
+            handler.function(socket, *args, answer=Answer(self.connection.need_handlers(), socket, packet.id))
             return
         result = handler.function(socket, *args)
         if packet.id is not None:

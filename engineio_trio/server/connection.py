@@ -171,10 +171,14 @@ class Connection:
 
     def queue(self, job: Job) -> None:
         """Have the handler task run a job, after those before it; never waits. The reader waits if there are many."""
+        self._need_nursery()
+        self.need_handlers().put(job)
+
+    def need_handlers(self) -> HandlerQueue:
+        """`handlers`, from now on a queue of its own."""
         if self.handlers is NO_HANDLERS:
             self.handlers = HandlerQueue(self.settings.handler_queue, self._nursery)
-            self._need_nursery()
-        self.handlers.put(job)
+        return self.handlers
 
     def replace_transport(self, transport: Transport) -> None:
         """Go on over `transport` (an upgrade has been agreed); what is queued follows there, in order."""

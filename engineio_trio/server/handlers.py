@@ -1,5 +1,7 @@
 """The one task per connection that runs `async def` handlers: in order, from a bounded queue.
 
+An event whose handler answers later has a place in the queue until then, but nothing of it is run here.
+
 A full queue stops the reading of that connection, which is the peer's own brake; a handler that waits (for `call()`,
 for a database) never stops the reader, so the answer it waits for can arrive.
 """
@@ -18,13 +20,14 @@ class HandlerQueue:
     It runs in `nursery`; without one, jobs wait until `open`.
     """
 
-    __slots__ = ("_busy", "_idle", "_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
+    __slots__ = ("_busy", "_held", "_idle", "_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
 
     def __init__(self, limit: int, nursery: trio.Nursery | None) -> None:
         self._limit = limit
         self._jobs: deque[Job] = deque()
         self._nursery = nursery
         self._running = False
+        self._held = 0  # places
         self._busy = False
         self._idle = trio.Event()
         self._wake = trio.Event()
@@ -43,10 +46,20 @@ class HandlerQueue:
         if not self._running and self._nursery is not None:
             self._start()
 
+    def hold(self) -> None:
+        """Something is dealt with elsewhere: it has a place here until `let_go`."""
+        self._held += 1
+
+    def let_go(self) -> None:
+        """Its place is free."""
+        self._held -= 1
+        if self._room:
+            self._room.unpark_all()
+
     @property
     def full(self) -> bool:
         """No more should be read for now."""
-        return len(self._jobs) >= self._limit
+        return len(self._jobs) + self._held >= self._limit
 
     async def room(self) -> None:
         """Return when the queue is not full."""

@@ -15,6 +15,7 @@ from engineio_trio.server.socket import Socket
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIFECYCLE = ("connect", "disconnect")
+ANSWER = "answer"  # the parameter of handlers that answer later
 
 
 class Kind(enum.Enum):
@@ -22,6 +23,7 @@ class Kind(enum.Enum):
 
     INLINE = "inline"  # a plain function: at once, inside the reader
     QUEUED = "queued"  # an async one: in order, in the connection's handler task
+    LATER = "later"  # a plain one as well, which is given `answer`, and may call it when it has returned
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,29 +39,37 @@ class Handler:
     def of(cls, function: Callable[..., Any], given: int = 1) -> "Handler":
         """Look at a function once, so that calling it needs no looking.
 
-        `given` arguments come from the library before the peer's (the socket). Raises TypeError for a function that
-        does not take these, or that needs what is never given.
+        `given` arguments come from the library before the peer's (the socket); a plain function may have `answer` as
+        a parameter by keyword only. Raises TypeError for a function that does not take these, or that needs what is
+        never given.
         """
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
         )
-        least, most = 0, 0.0
+        kind, least, most = Kind.QUEUED if is_async else Kind.INLINE, 0, 0.0
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 most = math.inf
             elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 most += 1
                 least += parameter.default is parameter.empty
+            elif parameter.kind is parameter.KEYWORD_ONLY and parameter.name == ANSWER and not is_async:
+                kind = Kind.LATER
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
                 raise TypeError(f"{function!r} needs {parameter.name}=..., which no handler is given")
         if most < given:
             raise TypeError(f"{function!r} must take the socket as its first argument")
-        return cls(function, Kind.QUEUED if is_async else Kind.INLINE, max(least - given, 0), most - given)
+        return cls(function, kind, max(least - given, 0), most - given)
 
     def expect(self, fewest: int, most: int, form: str) -> None:
         """Raise TypeError unless the function takes so many arguments after the socket, as `form` shows."""
         if self.least > most or self.most < fewest:
             raise TypeError(f"{self.function!r} cannot be called with {form}")
+
+    def expect_no_answer(self) -> None:
+        """Raise TypeError if the function is one that answers later, where there is nothing to answer."""
+        if self.kind is Kind.LATER:
+            raise TypeError(f"{self.function!r} needs {ANSWER}=..., which it is not given")
 
     def check(self, event: str, args: tuple[Any, ...]) -> None:
         """Raise RemoteProtocolError if the peer sent more or fewer arguments than the function takes."""
@@ -81,8 +91,10 @@ class Namespace:
         """A decorator that makes a function the handler of an event.
 
         `connect` handlers take (socket) or (socket, auth), `disconnect` handlers (socket, reason), all others (socket,
-        *args). Raises ValueError for a reserved name, or when the event has a handler, and TypeError for a function
-        that cannot be called so.
+        *args). A plain function of the latter with a parameter `answer` by keyword only is given a function that
+        acknowledges: `answer(*values)`, once, now or later. Until then the event counts as one that waits for its
+        handler (`Settings.handler_queue`). Raises ValueError for a reserved name, or when the event has a handler, and
+        TypeError for a function that cannot be called so.
         """
         if event in RESERVED_EVENTS and event not in LIFECYCLE:
             raise ValueError(f"{event!r} is a name reserved by Socket.IO")
@@ -91,6 +103,8 @@ class Namespace:
             if event in self.handlers:
                 raise ValueError(f"the event {event!r} of namespace {self.name} has a handler already")
             handler = Handler.of(function)
+            if event in LIFECYCLE:
+                handler.expect_no_answer()
             if event == "connect":
                 handler.expect(0, 1, "(socket) or (socket, auth)")
             elif event == "disconnect":
@@ -101,7 +115,10 @@ class Namespace:
         return register
 
     def on_any(self, function: Function) -> Function:
-        """A decorator: `function(socket, event, args)` handles all events that have no handler of their own."""
+        """A decorator: `function(socket, event, args)` handles all events that have no handler of their own.
+
+        It may have `answer`, as with `on`.
+        """
         if self.any_handler is not None:
             raise ValueError(f"namespace {self.name} has an on_any handler already")
         handler = Handler.of(function)

@@ -391,6 +391,8 @@ async def test_reserved_and_double_handlers(url: str) -> None:
         socket.on("x")(print)
         with pytest.raises(ValueError, match="already"):
             socket.on("x")(print)
+        with pytest.raises(TypeError, match="answer="):
+            socket.on("y")(lambda value, *, answer: None)
         with pytest.raises(LocalProtocolError, match="reserved"):
             socket.emit("connect")
         assert isinstance(socket, ClientSocket)

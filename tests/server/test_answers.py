@@ -1,0 +1,134 @@
+"""Plain handlers that answer later: acknowledged when they say so, and not read on when they owe too much."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from engineio_trio import Settings, Socket, SocketServer
+from tests.raw import Wire, serving
+
+Answer = Callable[..., None]
+
+
+class Owing:
+    """A server whose handler of `add` answers when the test says so."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.server = SocketServer(settings)
+        self.owed: list[tuple[tuple[Any, ...], Answer]] = []
+        self.server.on("add")(self._add)
+
+    def _add(self, socket: Socket, *args: Any, answer: Answer) -> None:
+        self.owed.append((args, answer))
+
+
+async def test_an_event_is_acknowledged_when_its_handler_says_so(autojump_clock: MockClock) -> None:
+    owing = Owing()
+    async with serving(owing.server) as listener:
+        wire = await Wire.joined(listener.connect())
+        await wire.say('421["add",1]', '422["add",2,3]', '42["add"]')
+        await trio.testing.wait_all_tasks_blocked()
+        assert [args for args, _ in owing.owed] == [(1,), (2, 3), ()]
+        owing.owed[1][1]("b", 2)
+        owing.owed[2][1]()  # nobody has asked for that one
+        owing.owed[0][1]()
+        assert [await wire.text(), await wire.text()] == ['432["b",2]', "431[]"]
+        with pytest.raises(RuntimeError, match="once"):
+            owing.owed[0][1]()
+
+
+async def test_what_is_owed_counts_as_waiting(autojump_clock: MockClock) -> None:
+    """I5 of the daemon stands on this: who does not get answers is not read for ever."""
+    owing = Owing(Settings(handler_queue=3))
+    async with serving(owing.server) as listener:
+        wire = await Wire.joined(listener.connect())
+        for number in range(8):
+            await wire.say(f'42{number}["add",{number}]')
+        await trio.testing.wait_all_tasks_blocked()
+        assert [args for args, _ in owing.owed] == [(0,), (1,), (2,)]
+        owing.owed.pop(0)[1]()
+        assert await wire.text() == "430[]"
+        await trio.testing.wait_all_tasks_blocked()
+        assert [args for args, _ in owing.owed] == [(1,), (2,), (3,)]
+        while owing.owed:
+            owing.owed.pop(0)[1]()
+            await trio.testing.wait_all_tasks_blocked()
+        assert [await wire.text() for _ in range(7)] == [f"43{number}[]" for number in range(1, 8)]
+
+
+async def test_async_handlers_run_while_answers_are_owed(autojump_clock: MockClock) -> None:
+    owing = Owing()
+
+    @owing.server.on("ask")
+    async def ask(socket: Socket) -> str:
+        await trio.sleep(1)
+        return "now"
+
+    async with serving(owing.server) as listener:
+        wire = await Wire.joined(listener.connect())
+        await wire.say('421["add"]', '422["ask"]')
+        assert await wire.text() == '432["now"]'
+        owing.owed[0][1]()
+        assert await wire.text() == "431[]"
+
+
+async def test_an_answer_to_who_has_left_goes_nowhere(autojump_clock: MockClock) -> None:
+    owing = Owing()
+    left = trio.Event()
+    owing.server.on("disconnect")(lambda socket, reason: left.set())
+    async with serving(owing.server) as listener:
+        wire = await Wire.joined(listener.connect())
+        await wire.say('421["add"]', "41")
+        await left.wait()  # what is owed holds up nobody
+        owing.owed[0][1]("late")
+        await wire.say("40", '423["add"]')
+        assert (await wire.text()).startswith("40")
+        await trio.testing.wait_all_tasks_blocked()
+        owing.owed[1][1]()
+        assert await wire.text() == "433[]"
+
+
+async def test_all_other_events_may_be_answered_later_as_well(autojump_clock: MockClock) -> None:
+    server = SocketServer()
+
+    @server.on_any
+    def other(socket: Socket, event: str, args: tuple[Any, ...], *, answer: Answer) -> None:
+        answer(event, *args)
+
+    async with serving(server) as listener:
+        wire = await Wire.joined(listener.connect())
+        await wire.say('421["dance","tango"]')
+        assert await wire.text() == '431["dance","tango"]'
+
+
+async def test_a_handler_that_fails_before_it_answers_ends_its_connection(autojump_clock: MockClock) -> None:
+    server = SocketServer()
+
+    @server.on("add")
+    def fails(socket: Socket, *, answer: Answer) -> None:
+        raise ZeroDivisionError
+
+    async with serving(server) as listener:
+        wire = await Wire.joined(listener.connect())
+        await wire.say('421["add"]')
+        assert await wire.closed() == 1011
+
+
+def test_only_a_plain_handler_of_an_event_is_given_an_answer() -> None:
+    server = SocketServer()
+
+    async def waits(socket: Socket, *, answer: Answer) -> None:
+        """It has what it returns for that."""
+
+    def connects(socket: Socket, *, answer: Answer) -> None:
+        """There is nothing to answer."""
+
+    for event, function in (("add", waits), ("connect", connects)):
+        with pytest.raises(TypeError, match="answer="):
+            server.on(event)(function)
+    with pytest.raises(TypeError, match="answer="):
+        server.on("disconnect")(lambda socket, reason, *, answer: None)
