@@ -9,7 +9,7 @@ import trio
 from pushd.errors import StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.metrics import Metrics
-from pushd.model import Ack, AckOutcome
+from pushd.model import Ack, Outcome
 from pushd.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,12 @@ class Confirmations:
         outcomes = await self._call([ack for _, ack in acks])
         failpoint("ack.stored")
         for (confirmer, ack), outcome in zip(acks, outcomes, strict=True):
-            if outcome is AckOutcome.DONE:
+            if outcome is Outcome.DONE:
                 confirmer.written(ack)
             else:
                 confirmer.doubted()
 
-    async def _call(self, acks: Sequence[Ack]) -> Sequence[AckOutcome]:
+    async def _call(self, acks: Sequence[Ack]) -> Sequence[Outcome]:
         try:
             with self._metrics.store_call("ack"):
                 return await self._store.ack_each(acks)
@@ -77,4 +77,4 @@ class Confirmations:
             log.debug("the confirmations of %d devices wait for the store: %s", len(acks), error)
         except Exception:  # what one of them triggers must not stop the others: each tries by itself
             log.exception("confirmations cannot be written; each device tries by itself")
-        return [AckOutcome.UNKNOWN] * len(acks)
+        return [Outcome.UNKNOWN] * len(acks)

@@ -18,10 +18,8 @@ import trio
 from engineio_trio.workers import Order, Signals, Worker, WorkersFailed, run_workers
 from pushd.auth import open_authenticator
 from pushd.config import Config
-from pushd.confirmations import Confirmations
 from pushd.errors import ConfigError, PushdError, StoreBusy, StoreUnavailable
 from pushd.gateway import Address, Gateway
-from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.limits import say_seldom
 from pushd.listening import CannotStart, Certificates, doors, listen, reserve
@@ -126,8 +124,7 @@ async def _serve(
         _open_store(config, name, hub) as store,
         open_authenticator(config, store) as authenticator,
     ):
-        goodbyes, confirmations = Goodbyes(store, metrics), Confirmations(store, metrics)
-        node = Node(name, store, hub, metrics, goodbyes, confirmations, config.delivery)
+        node = Node.over(store, name, hub, metrics, config.delivery, config.limits.uplink_rate)
         gateway = Gateway(config, node, authenticator, worker)
         async with trio.open_nursery() as nursery:
             ready(*await nursery.start(gateway.run, open_doors.devices, open_doors.admin))

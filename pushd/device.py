@@ -14,7 +14,7 @@ from pushd.model import Identity, Message
 from pushd.node import Node
 from pushd.peer import Peer
 from pushd.pump import Pump, arguments_of
-from pushd.relay import Relay
+from pushd.relay import Answer, Relay
 from pushd.requests import KICKED
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Device:
         self._reason = ""
         self._lost = False
         self._pump = Pump(self.device, epoch, peer, node, identity.confirm or node.delivery.confirm)
-        self._relay = Relay(self.device, epoch, peer.id, node.store, node.metrics)
+        self._relay = Relay(self.device, epoch, peer.id, node, self)
 
     async def run(self) -> None:
         """Serve the device until its end, and log it out.
@@ -61,9 +61,8 @@ class Device:
         except* Disconnected as gone:
             log.debug("%r: a write found the connection closed: %s", self.device, gone.exceptions[0])
             self._reason = self._reason or (self._peer.closed or CloseReason.TRANSPORT_CLOSE).value
-        except* Exception:
-            log.exception("the connection of %r failed", self.device)
-            self._close(CloseReason.INTERNAL_ERROR)
+        except* Exception as error:  # noqa: BLE001 - logged there
+            self.failed(error)
         finally:
             self._node.hub.leave(self)
             with trio.CancelScope(shield=True):
@@ -74,20 +73,16 @@ class Device:
             nursery.start_soon(self._watch_token, expires, name=f"auth {self.device}")
             await self._pump.run()
 
-    async def uplink(self, event: str, args: tuple[Any, ...]) -> None:
-        """Store an event of the device; once it returns, the event may be acknowledged.
+    def uplink(self, event: str, args: tuple[Any, ...], answer: Answer) -> None:
+        """Have an event of the device stored; `answer`, which acknowledges it, is called when that is done.
 
-        It does not return after the device was lost: the end of the connection cancels it.
+        It is never called if the device is lost before.
         """
         try:
-            await self._relay.take(event, args)
-        except StaleEpoch:
-            self.lost()
-            await trio.sleep_forever()
+            self._relay.take(event, args, answer)
         except ValueError as error:
             log.warning("event %r of %r cannot be stored: %s", event, self.device, error)
             self._close(CloseReason.POLICY)
-            await trio.sleep_forever()
 
     async def _watch_token(self, expires: float) -> None:
         while (left := expires - time.time()) > 0:  # noqa: ASYNC110 - nobody sets an event when time has passed
@@ -113,6 +108,11 @@ class Device:
         """The store says that the epoch is over; `run` finds out why, and then kicks or closes."""
         self._lost = True
         self._scope.cancel()
+
+    def failed(self, error: Exception) -> None:
+        """Something of its own can never be done: that ends this connection alone."""
+        log.error("the connection of %r failed", self.device, exc_info=error)
+        self._close(CloseReason.INTERNAL_ERROR)
 
     def shut(self) -> None:
         """The node shuts down: close the transport only, so that the client comes back (to another node)."""
@@ -147,7 +147,7 @@ class Device:
         log.info("device %r ended: %s (conn %s, epoch %d)", self.device, reason, self.conn, self.epoch)
 
     async def _last_words(self) -> None:
-        """Store what had been received before the end: acknowledgements, and the event at hand."""
+        """Store what had been received before the end: acknowledgements and events."""
         if not self._pump.held and self._relay.idle:
             return
         with trio.move_on_after(LAST_WORDS):
@@ -186,9 +186,8 @@ class Device:
         """Send a message that has just come into the inbox, after this seq; see `Pump.deliver`."""
         try:
             self._pump.deliver(message, after)
-        except Exception:  # as in `run`: whatever goes wrong for one device ends its connection alone
-            log.exception("the connection of %r failed", self.device)
-            self._close(CloseReason.INTERNAL_ERROR)
+        except Exception as error:  # noqa: BLE001 - as in `run`: whatever goes wrong for one device ends its connection alone
+            self.failed(error)
 
     def cast(self, message: Message) -> bool:
         """Send a qos 0 message at once; True if it was put on its way."""

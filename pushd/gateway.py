@@ -1,6 +1,6 @@
 """Everything of one node put together, in one nursery tree, and the order in which it ends.
 
-run ── goodbyes, confirmations, heartbeat, sweeper   outlive the devices
+run ── goodbyes, confirmations, uplinks, heartbeat, sweeper   outlive the devices
     ├─ devices ── one task for each device     its end is its logout
     ├─ admin                                   answers until the very end
     ├─ server ── one task for each connection
@@ -25,8 +25,8 @@ from pushd.device import Device
 from pushd.errors import StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.heartbeat import Heartbeat
-from pushd.limits import Budget
 from pushd.node import Node
+from pushd.relay import Answer
 from pushd.requests import PushDefaults
 from pushd.service import Service
 
@@ -53,7 +53,6 @@ class Gateway:
         self._node = node
         self._worker = worker
         self._admission = Admission(node, authenticator)
-        self._uplinks = Budget(config.limits.uplink_rate, 1.0)
         self._heartbeat = Heartbeat(node, config.heartbeat.interval)
         self._ingest = trio.CancelScope()
         self._draining = trio.Event()
@@ -81,6 +80,7 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._node.goodbyes.run, name="goodbyes")
             nursery.start_soon(self._node.confirmations.run, name="confirmations")
+            await nursery.start(self._node.uplinks.run, name="uplinks")
             nursery.start_soon(self._heartbeat.run, name="heartbeat")
             stale_after = self._config.heartbeat.stale_after
             nursery.start_soon(sweeper.run, self._node, self._heartbeat, stale_after, name="sweeper")
@@ -140,13 +140,8 @@ class Gateway:
         # Async, though it waits for nothing: so it comes after the events that the device sent before it left.
         socket.data[DEVICE].disconnected(reason)
 
-    async def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...]) -> None:
-        """One device's flood waits here, so that its queue fills and its connection is not read (S14)."""
-        device: Device = socket.data[DEVICE]
-        if wait := self._uplinks.take(device.device, trio.current_time()):
-            await trio.sleep(wait)
-            self._uplinks.spend(device.device, trio.current_time())
-        await device.uplink(event, args)
+    def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...], *, answer: Answer) -> None:
+        socket.data[DEVICE].uplink(event, args, answer)
 
     # Tasks.
 

@@ -110,11 +110,22 @@ class Ack(NamedTuple):
     state: ReceiptState
 
 
-class AckOutcome(enum.Enum):
-    """What the store has made of an Ack."""
+class Uplink(NamedTuple):
+    """One event of a device, by its holder's epoch; the store knows it again by `entry`. `data` is JSON text."""
+
+    device: str
+    epoch: int
+    conn: str
+    entry: str
+    event: str
+    data: str
+
+
+class Outcome(enum.Enum):
+    """What the store has made of an Ack, or of an Uplink."""
 
     DONE = "done"
-    STALE = "stale"  # the epoch is not the holder's: nothing was removed
+    STALE = "stale"  # the epoch is not the holder's: nothing was changed
     UNKNOWN = "unknown"  # the part of the store that has the device is away
 
 

@@ -1,68 +1,134 @@
 """The uplink of one device: each of its events becomes one entry of the uplink stream, in order, before it is acked."""
 
+from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
+
+import trio
 
 from pushd import jsonbytes
 from pushd.backoff import persist
 from pushd.failpoint import failpoint
-from pushd.metrics import Metrics
-from pushd.store.base import Store
+from pushd.model import Uplink
+from pushd.node import Node
+
+Answer = Callable[[], None]
 
 
-class Uplink(NamedTuple):
-    """One event on its way to the store, under an id by which the store knows it again. `data` is JSON text."""
+class Holder(Protocol):
+    """The device that the relay is a part of, as far as its uplink can end it."""
 
-    entry: str
-    event: str
-    data: str
+    def lost(self) -> None:
+        """The store says that this epoch holds the device no longer."""
+
+    def failed(self, error: Exception) -> None:
+        """Something can never be done."""
+
+
+class _Said(NamedTuple):
+    uplink: Uplink
+    answer: Answer  # acknowledges it
 
 
 class Relay:
-    """Stores a device's events, one after the other.
+    """Has a device's events stored, one after the other, and answers each when it is.
 
-    It has no task: the socket's handler task calls `take` and acknowledges when that returns. While the store is away,
-    `take` waits, so the handler queue fills, and in the end the device's own socket is not read any more.
+    It has no task. The oldest event is on its way with those of other devices (`Uplinks`), the rest waits here: at most
+    what the library's handler queue takes, for it does not read a connection that is owed so many answers. So a store
+    that is away, or slow, slows the device down.
     """
 
-    def __init__(self, device: str, epoch: int, conn: str, store: Store, metrics: Metrics) -> None:
-        self._device = device
+    def __init__(self, device: str, epoch: int, conn: str, node: Node, holder: Holder) -> None:
+        self.device: Final = device
         self._epoch = epoch
         self._conn = conn
-        self._store = store
-        self._metrics = metrics
+        self._node = node
+        self._holder = holder
         self._taken = 0
-        self._current: Uplink | None = None
+        self._waiting: deque[_Said] = deque()
+        self._ended = False
+        self._on_its_way = False
+        self._landed: trio.Event | None = None  # while `finish` waits for what is on its way
 
-    async def take(self, event: str, args: tuple[Any, ...]) -> None:
-        """Store an event; once it returns, the event is in the stream. Call it for one event at a time.
+    def take(self, event: str, args: tuple[Any, ...], answer: Answer) -> None:
+        """Have an event stored; `answer` is called when it is in the stream. After the end it goes nowhere.
 
-        However long the store is away, it tries again with the same entry id. If it is cancelled, `finish` goes on.
-        Raises StaleEpoch, or ValueError if the arguments have no JSON form.
+        Raises ValueError if the arguments have no JSON form.
         """
+        if self._ended:
+            return
+        data = as_data(args)
         self._taken += 1
-        self._current = Uplink(f"{self._conn}:{self._taken}", event, as_data(args))
-        await self.finish()
+        entry = f"{self._conn}:{self._taken}"
+        self._waiting.append(_Said(Uplink(self.device, self._epoch, self._conn, entry, event, data), answer))
+        if len(self._waiting) == 1:
+            self._node.uplinks.add(self)
 
     @property
     def idle(self) -> bool:
         """No event is on its way to the store."""
-        return self._current is None
+        return not self._waiting
 
     async def finish(self) -> None:
-        """Store the event that a cancelled `take` has left, if any. Raises StaleEpoch. Bound it."""
-        uplink = self._current
-        if uplink is None:
-            return
-        failpoint("uplink.received")
-        await persist(partial(self._write, uplink))
-        failpoint("uplink.stored")
-        self._current = None
-        self._metrics.uplinks.inc()
+        """The end: store what has come. Raises StaleEpoch. Bound it: the store may be away."""
+        self._ended = True
+        if self._on_its_way:
+            self._landed = trio.Event()
+            await self._landed.wait()
+        while self._waiting:
+            failpoint("uplink.received")
+            await persist(partial(self._write, self._waiting[0].uplink))
+            failpoint("uplink.stored")
+            self._node.metrics.uplinks.inc()
+            self._waiting.popleft().answer()
 
     async def _write(self, uplink: Uplink) -> None:
-        with self._metrics.store_call("uplink"):
-            await self._store.uplink(self._device, self._epoch, self._conn, uplink.entry, uplink.event, uplink.data)
+        with self._node.metrics.store_call("uplink"):
+            await self._node.store.uplink(*uplink)
+
+    # What became of the oldest event: see `Sayer`.
+
+    def next(self) -> Uplink | None:
+        """See `Sayer.next`."""
+        if self._ended:
+            return None
+        self._on_its_way = True
+        return self._waiting[0].uplink
+
+    def written(self) -> None:
+        """See `Sayer.written`."""
+        said = self._waiting.popleft()
+        if self._waiting and not self._ended:
+            self._node.uplinks.add(self)
+        self._land()
+        said.answer()
+
+    def doubted(self) -> None:
+        """See `Sayer.doubted`."""
+        self._land()
+
+    def refused(self) -> None:
+        """See `Sayer.refused`."""
+        self._land()
+        self._end()
+        self._holder.lost()
+
+    def failed(self, error: Exception) -> None:
+        """See `Sayer.failed`."""
+        self._land()
+        self._end()
+        self._holder.failed(error)
+
+    def _land(self) -> None:
+        self._on_its_way = False
+        if self._landed is not None:
+            self._landed.set()
+
+    def _end(self) -> None:
+        """Nothing of what waits will be stored."""
+        self._ended = True
+        self._waiting.clear()
 
 
 def as_data(args: tuple[Any, ...]) -> str:

@@ -41,7 +41,7 @@ FLOORS = {
         store:      store.sqlite.transaction store.sqlite.worker store.sqlite.schema store.sqlite.streams
                     store.sqlite.bindings store.sqlite.devices store.sqlite.messages store.sqlite.store store
         devices:    auth.identity auth.http auth.authenticators auth
-        node:       hub goodbye confirmations node
+        node:       hub goodbye confirmations uplinks node
         tasks:      peer relay heartbeat pump device sweeper reconcile
         service:    service ingest
         admin:      admin.answers admin.query admin.guard admin.waiting admin.page admin.health admin.metrics

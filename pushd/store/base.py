@@ -13,18 +13,19 @@ from typing import Protocol
 
 from pushd.model import (
     Ack,
-    AckOutcome,
     Bound,
     Counts,
     DeviceRecord,
     Entry,
     Message,
+    Outcome,
     Parcel,
     Push,
     Receipt,
     ReceiptState,
     Stream,
     Throttled,
+    Uplink,
 )
 
 
@@ -170,11 +171,20 @@ class Store(Protocol):
         Raises StaleEpoch if `epoch` is not the holder's: then nothing is removed.
         """
 
-    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+    async def ack_each(self, acks: Sequence[Ack]) -> list[Outcome]:
         """As `ack`, of many devices; what became of each. Raises StoreUnavailable if nothing is known of any."""
 
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
-        """Write one entry of the uplink stream (once for an `entry` id). Raises StaleEpoch."""
+        """Write one entry of the uplink stream (once for an `entry` id). Raises StaleEpoch.
+
+        Those of a device come one after the other: an `entry` is known again until the next one is written.
+        """
+
+    async def uplink_each(self, uplinks: Sequence[Uplink]) -> list[Outcome]:
+        """As `uplink`, of many devices, one event of each; what became of each.
+
+        Raises StoreUnavailable if nothing is known of any.
+        """
 
     async def beat(self, alive: Sequence[tuple[str, int]]) -> list[str]:
         """These (device, epoch) of this node are alive now; the answer names those that it does not hold any more."""

@@ -11,8 +11,6 @@ import trio
 
 from pushd.admin import serve
 from pushd.config.sections import Delivery
-from pushd.confirmations import Confirmations
-from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.model import Bound, Message
@@ -149,7 +147,7 @@ async def running(
     hub, metrics = Hub(), Metrics()
     url = f"sqlite:///{tmp_path / 'pushd.db'}"
     async with open_store(url, node="n1", control=hub, limits=limits or Limits()) as store:
-        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Confirmations(store, metrics), Delivery())
+        node = Node.over(store, "n1", hub, metrics, Delivery(), uplink_rate=1_000)
         service = Service(node, PushDefaults(), lambda: len(hub))
         service.set_ready(None if ready else "starting")
         serving, stopped = trio.CancelScope(), trio.Event()

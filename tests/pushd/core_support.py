@@ -16,10 +16,8 @@ import trio.testing
 
 from engineio_trio.errors import CloseReason, Disconnected
 from pushd.config.sections import Delivery
-from pushd.confirmations import Confirmations
 from pushd.device import Device
 from pushd.errors import StoreUnavailable
-from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.model import Bound, Entry, Identity, Push, Receipt, Stream
@@ -128,6 +126,13 @@ class Peer:
             on_ack()
 
 
+async def say(device: Device, event: str, *args: Any) -> None:
+    """Have a device say something; returns when it is acknowledged."""
+    acknowledged = trio.Event()
+    device.uplink(event, args, acknowledged.set)
+    await acknowledged.wait()
+
+
 class Outage:
     """A real store that goes away when told to: `away` names the methods that raise (`*` for all).
 
@@ -233,9 +238,9 @@ async def open_world(
         trio.open_nursery() as nursery,
     ):
         store = Outage(inner)
-        owed = Goodbyes(store, metrics), Confirmations(store, metrics)  # type: ignore[arg-type]
-        node = Node("n1", store, hub, metrics, *owed, Delivery(**delivery))  # type: ignore[arg-type]
+        node = Node.over(store, "n1", hub, metrics, Delivery(**delivery), uplink_rate=1_000)  # type: ignore[arg-type]
         nursery.start_soon(node.goodbyes.run)
         nursery.start_soon(node.confirmations.run)
+        await nursery.start(node.uplinks.run)
         yield World(node, store, nursery, clock, wall)
         nursery.cancel_scope.cancel()

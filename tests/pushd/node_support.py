@@ -12,9 +12,7 @@ import trio
 
 from pushd.auth import open_authenticator
 from pushd.config import Config
-from pushd.confirmations import Confirmations
 from pushd.gateway import Gateway
-from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.model import Stream
@@ -74,7 +72,7 @@ async def running(folder: Path, **sections: Any) -> AsyncIterator[Running]:
         open_authenticator(config) as authenticator,
         trio.open_nursery() as nursery,
     ):
-        node = Node("n1", store, hub, metrics, Goodbyes(store, metrics), Confirmations(store, metrics), config.delivery)
+        node = Node.over(store, "n1", hub, metrics, config.delivery, config.limits.uplink_rate)
         gateway = Gateway(config, node, authenticator)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         admin_listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

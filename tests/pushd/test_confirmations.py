@@ -6,7 +6,7 @@ from typing import Any
 import trio.testing
 
 from pushd.errors import StoreUnavailable
-from pushd.model import Ack, AckOutcome
+from pushd.model import Ack, Outcome
 from tests.pushd.core_support import Peer, World, open_world, until
 
 Clock = trio.testing.MockClock
@@ -57,10 +57,10 @@ async def test_who_is_in_a_part_of_the_store_that_is_away_waits_alone(mock_clock
         ack_each, ack = inner.ack_each, inner.ack
         away = True
 
-        async def partly(acks: Sequence[Ack]) -> list[AckOutcome]:
+        async def partly(acks: Sequence[Ack]) -> list[Outcome]:
             reached = [one for one in acks if one.device != "d0" or not away]
             done = dict(zip([one.device for one in reached], await ack_each(reached), strict=True))
-            return [done.get(one.device, AckOutcome.UNKNOWN) for one in acks]
+            return [done.get(one.device, Outcome.UNKNOWN) for one in acks]
 
         async def alone(device: str, *args: Any) -> None:
             if device == "d0" and away:
@@ -83,7 +83,7 @@ async def test_one_that_cannot_be_written_ends_its_own_connection(mock_clock: Cl
         inner: Any = world.store._store
         ack = inner.ack
 
-        async def broken(acks: Sequence[Ack]) -> list[AckOutcome]:
+        async def broken(acks: Sequence[Ack]) -> list[Outcome]:
             raise ZeroDivisionError
 
         async def alone(device: str, *args: Any) -> None:

@@ -1,22 +1,32 @@
 """The uplink: stored before it is acknowledged, in order, once, whatever the store does meanwhile (I7)."""
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
 
+from engineio_trio import CloseReason
 from pushd import jsonbytes
-from pushd.model import Stream
+from pushd.errors import StoreUnavailable
+from pushd.model import Outcome, Stream, Uplink
 from pushd.relay import as_data
-from tests.pushd.core_support import open_world, until
+from tests.pushd.core_support import open_world, say, until
 
 Clock = trio.testing.MockClock
 
 
-async def test_an_event_is_in_the_stream_when_uplink_returns(mock_clock: Clock) -> None:
+def ignored() -> None:
+    """Nobody waits for this acknowledgement."""
+
+
+async def test_an_event_is_in_the_stream_when_it_is_acknowledged(mock_clock: Clock) -> None:
     """I7."""
     async with open_world(mock_clock) as world:
         device, peer = await world.login()
-        await device.uplink("reading", ({"t": 21.5},))
+        await say(device, "reading", {"t": 21.5})
         (entry,) = await world.entries(Stream.UPLINK)
         assert set(entry.fields) == {"device", "event", "data", "id", "ts", "conn", "epoch", "node"}
         assert (entry.fields["device"], entry.fields["event"]) == ("d1", "reading")
@@ -28,8 +38,12 @@ async def test_an_event_is_in_the_stream_when_uplink_returns(mock_clock: Clock) 
 async def test_events_keep_their_order(mock_clock: Clock) -> None:
     async with open_world(mock_clock) as world:
         device, _ = await world.login()
+        answered: list[int] = []
         for number in range(20):
-            await device.uplink("n", (number,))
+            device.uplink("n", (number,), partial(answered.append, number))
+        await world.settle()
+        await until(lambda: len(answered) == 20)
+        assert answered == list(range(20))
         assert await world.told(Stream.UPLINK, "data") == [(str(number),) for number in range(20)]
 
 
@@ -37,46 +51,73 @@ async def test_an_outage_delays_but_stores_once(mock_clock: Clock) -> None:
     """F2, F6, I7: not acknowledged before it is stored; the answer that was lost does not make a second entry."""
     async with open_world(mock_clock) as world:
         device, peer = await world.login()
-        returned = trio.Event()
-
-        async def uplink() -> None:
-            await device.uplink("reading", (1,))
-            returned.set()
-
+        answered: list[int] = []
         world.store.away = {"uplink"}
-        world.nursery.start_soon(uplink)
+        for number in range(3):
+            device.uplink("reading", (number,), partial(answered.append, number))
         await world.pass_time(10)
-        assert not returned.is_set()
+        assert not answered
         assert world.store.tried.count("uplink") > 2
         world.store.away, world.store.late = set(), {"uplink"}
         await world.pass_time(6)
         assert len(await world.entries(Stream.UPLINK)) == 1
-        assert not returned.is_set()
+        assert not answered
         world.store.late = set()
         await world.pass_time(6)
-        await until(returned.is_set)
-        assert len(await world.entries(Stream.UPLINK)) == 1
+        await until(lambda: answered == [0, 1, 2])
+        assert await world.told(Stream.UPLINK, "data") == [("0",), ("1",), ("2",)]
         assert peer.closed is None
 
 
-async def test_the_event_at_hand_is_stored_when_the_connection_breaks(mock_clock: Clock) -> None:
+async def test_what_was_received_is_stored_when_the_connection_breaks(mock_clock: Clock) -> None:
     async with open_world(mock_clock) as world:
         device, peer = await world.login()
         world.store.away = {"uplink"}
-        handler = trio.CancelScope()
-
-        async def uplink() -> None:
-            with handler:
-                await device.uplink("last", ())
-
-        world.nursery.start_soon(uplink)
+        device.uplink("first", (), ignored)
+        device.uplink("last", (1,), ignored)
         await world.settle()
-        handler.cancel()
-        await world.settle()
-        world.store.away = set()
         peer.drop()
+        await world.settle()
+        device.uplink("too late", (), ignored)
+        world.store.away = set()
+        await world.pass_time(1)
         await until(lambda: world.gone)
-        assert await world.told(Stream.UPLINK, "event", "data") == [("last", "null")]
+        assert await world.told(Stream.UPLINK, "event", "data") == [("first", "null"), ("last", "1")]
+
+
+@pytest.mark.parametrize("fate", ["written", "not written", "node cancelled"])
+async def test_what_is_on_its_way_when_the_connection_breaks_is_stored_once(mock_clock: Clock, fate: str) -> None:
+    async with open_world(mock_clock) as world:
+        device, peer = await world.login()
+        inner: Any = world.store._store
+        each, one, begun, go = inner.uplink_each, inner.uplink, trio.Event(), trio.Event()
+        calls: list[str] = []
+
+        async def slowly(uplinks: Sequence[Uplink]) -> list[Outcome]:
+            calls.append("each")
+            begun.set()
+            await go.wait()
+            if fate == "written":
+                return await each(uplinks)
+            raise StoreUnavailable("gone")
+
+        async def alone(*args: Any) -> None:
+            calls.append("one")
+            await one(*args)
+
+        inner.uplink_each, inner.uplink = slowly, alone
+        device.uplink("first", (), ignored)
+        device.uplink("last", (), ignored)
+        await begun.wait()
+        peer.drop()
+        await world.settle()
+        assert calls == ["each"], "who ends waits for what is on its way, or a late one would be written twice"
+        if fate == "node cancelled":
+            world.node.uplinks._nursery.cancel_scope.cancel()
+        go.set()
+        await until(lambda: world.gone)
+        assert await world.told(Stream.UPLINK, "event") == [("first",), ("last",)]
+        assert calls.count("one") == (1 if fate == "written" else 2)
 
 
 async def test_an_old_connection_can_say_nothing_any_more(mock_clock: Clock) -> None:
@@ -85,19 +126,25 @@ async def test_an_old_connection_can_say_nothing_any_more(mock_clock: Clock) -> 
         device, peer = await world.login()
         world.node.hub.kick = lambda *args: None  # type: ignore[method-assign]
         newer = await world.store.login("d1", "elsewhere", ())
-        returned = trio.Event()
-
-        async def uplink() -> None:
-            await device.uplink("reading", (1,))
-            returned.set()
-
-        world.nursery.start_soon(uplink)
+        answered: list[int] = []
+        for number in range(3):
+            device.uplink("reading", (number,), partial(answered.append, number))
         await until(lambda: world.gone)
-        assert not returned.is_set()
+        assert not answered
         assert await world.entries(Stream.UPLINK) == []
         assert peer.sent[-1].event == "kicked"
         assert peer.sent[-1].args == ({"reason": "takeover", "by": "elsewhere"},)
         assert (await world.store.device("d1")).epoch == newer.epoch
+
+
+async def test_arguments_without_a_json_form_end_the_connection(mock_clock: Clock) -> None:
+    async with open_world(mock_clock) as world:
+        device, peer = await world.login()
+        device.uplink("good", (), ignored)
+        device.uplink("bad", ("\ud800",), ignored)
+        await until(lambda: world.gone)
+        assert peer.closed is CloseReason.POLICY
+        assert await world.told(Stream.UPLINK, "event") == [("good",)]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from pushd.errors import BadRequest, StaleEpoch
-from pushd.model import Binding, Bound, Message, ReceiptState, Stream, Throttled
+from pushd.model import Binding, Bound, Message, Outcome, ReceiptState, Stream, Throttled, Uplink
 from pushd.store.base import Limits, Store
 from tests.patience import PATIENCE
 from tests.pushd.stores import BACKENDS, DURABLE, Backend, bind, everything, pass_time, push, told
@@ -569,6 +569,23 @@ async def test_uplink_has_every_field_and_is_written_once(store: Store, backend:
         "node": "n1",
     }
     assert second.fields["id"] == "u2"
+
+
+async def test_uplinks_of_many_devices_each_go_their_way(store: Store) -> None:
+    """I3, I7: a device that is somebody else's does not stop the others; a repetition writes nothing twice."""
+    uplinks = []
+    for number in range(250):
+        epoch = await bind(store, f"d{number}", "c1")
+        uplinks.append(Uplink(f"d{number}", epoch, "c1", f"u{number}", "report", str(number)))
+    await bind(store, "d7", "c2")
+    outcomes = [Outcome.DONE] * 250
+    outcomes[7] = Outcome.STALE
+    for _ in range(2):
+        assert await store.uplink_each(uplinks) == outcomes
+        entries = await everything(store, Stream.UPLINK)
+        assert sorted(entry.fields["id"] for entry in entries) == sorted(f"u{n}" for n in range(250) if n != 7)
+    assert all(entry.fields["device"] == f"d{entry.fields['data']}" for entry in entries)
+    assert await store.uplink_each([]) == []
 
 
 async def test_reading_a_stream_from_its_start_an_id_and_its_end(store: Store) -> None:

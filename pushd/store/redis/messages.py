@@ -2,18 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeAlias
-
-import trio
+from typing import Final, TypeVar
 
 from pushd.errors import BadRequest, StaleEpoch, StoreUnavailable
-from pushd.model import Ack, AckOutcome, Message, Parcel, Receipt, ReceiptState
+from pushd.model import Ack, Message, Outcome, Parcel, Receipt, ReceiptState, Uplink
 from pushd.store.redis.context import WHOLE, Context, micros, side_by_side
 from pushd.store.redis.control import hand_over, pack_cast, tell
 from pushd.store.redis.entries import pack_message, unpack_message
 from pushd.store.redis.keys import Bucket
 from pushd.store.redis.replies import Argument
-from pushd.store.redis.rounds import Rounds
 from pushd.store.redis.scripts import MOST, Script
 
 ENQUEUE: Final = Script("enqueue")
@@ -33,15 +30,14 @@ _STATES: Final = {
     _EXPIRED_INSIDE: ReceiptState.REFUSED,
 }
 
-_Uplink: TypeAlias = tuple[str, int, str, str, str, str]  # device, epoch, conn, entry, event, data
+Item = TypeVar("Item", Ack, Uplink)
 
 
 class Messages:
-    """The part of `Store` that is about messages. Uplinks of many tasks go in rounds."""
+    """The part of `Store` that is about messages."""
 
-    def __init__(self, context: Context, nursery: trio.Nursery) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._uplinks = [Rounds(partial(self._uplink_round, bucket), nursery, MOST) for bucket in context.keys.buckets]
 
     # To devices.
 
@@ -145,23 +141,9 @@ class Messages:
             if count < 0:
                 raise _stale(ack.device, ack.epoch)
 
-    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+    async def ack_each(self, acks: Sequence[Ack]) -> list[Outcome]:
         """See `Store.ack_each`."""
-        self._context.lease.check()
-        outcomes = [AckOutcome.UNKNOWN] * len(acks)
-
-        async def some(bucket: Bucket, places: Sequence[int]) -> None:
-            counts = await self._ack(bucket, [acks[place] for place in places])
-            for place, count in zip(places, counts, strict=True):
-                outcomes[place] = AckOutcome.STALE if count < 0 else AckOutcome.DONE
-
-        parts = self._context.keys.parts([ack.device for ack in acks], MOST)
-        try:
-            await side_by_side([partial(some, bucket, places) for bucket, places in parts])
-        except StoreUnavailable:
-            if len(parts) == 1:
-                raise
-        return outcomes
+        return await self._each(acks, self._ack)
 
     async def _ack(self, bucket: Bucket, acks: Sequence[Ack]) -> Sequence[int]:
         """For each how many of its messages were there, -1 if its epoch is stale."""
@@ -194,19 +176,46 @@ class Messages:
 
     # From devices.
 
-    async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
+    async def uplink(self, uplink: Uplink) -> None:
         """See `Store.uplink`."""
         self._context.lease.check()
-        rounds = self._uplinks[self._context.keys.of(device).number]
-        if await rounds.call((device, epoch, conn, entry, event, data)) < 0:
-            raise _stale(device, epoch)
+        (answer,) = await self._uplink(self._context.keys.of(uplink.device), [uplink])
+        if answer < 0:
+            raise _stale(uplink.device, uplink.epoch)
 
-    async def _uplink_round(self, bucket: Bucket, uplinks: Sequence[_Uplink]) -> Sequence[int]:
-        keys = [bucket.uplink, *[bucket.device(uplink[0]) for uplink in uplinks]]
+    async def uplink_each(self, uplinks: Sequence[Uplink]) -> list[Outcome]:
+        """See `Store.uplink_each`."""
+        return await self._each(uplinks, self._uplink)
+
+    async def _uplink(self, bucket: Bucket, uplinks: Sequence[Uplink]) -> Sequence[int]:
+        """For each -1 if its epoch is stale."""
+        keys = [bucket.uplink, *[bucket.device(uplink.device) for uplink in uplinks]]
         facts = [fact for uplink in uplinks for fact in uplink]
         runner, me = self._context.runner, self._context.lease.incarnation
         answer: list[int] = await runner.run_confirmed(UPLINK, keys, me, *facts)
         return answer
+
+    # Of many devices.
+
+    async def _each(
+        self, items: Sequence[Item], deal: Callable[[Bucket, Sequence[Item]], Awaitable[Sequence[int]]]
+    ) -> list[Outcome]:
+        """Deal with what is of each bucket, side by side: what became of each. A negative answer is a stale epoch."""
+        self._context.lease.check()
+        outcomes = [Outcome.UNKNOWN] * len(items)
+
+        async def some(bucket: Bucket, places: Sequence[int]) -> None:
+            answers = await deal(bucket, [items[place] for place in places])
+            for place, answer in zip(places, answers, strict=True):
+                outcomes[place] = Outcome.STALE if answer < 0 else Outcome.DONE
+
+        parts = self._context.keys.parts([item.device for item in items], MOST)
+        try:
+            await side_by_side([partial(some, bucket, places) for bucket, places in parts])
+        except StoreUnavailable:
+            if len(parts) == 1:
+                raise
+        return outcomes
 
     async def _in_parts(
         self, parcels: Sequence[Parcel], deal: Callable[[Bucket, Sequence[Parcel]], Awaitable[list[Receipt]]]

@@ -17,18 +17,19 @@ from pushd.backoff import Backoff, persist
 from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
 from pushd.model import (
     Ack,
-    AckOutcome,
     Bound,
     Counts,
     DeviceRecord,
     Entry,
     Message,
+    Outcome,
     Parcel,
     Push,
     Receipt,
     ReceiptState,
     Stream,
     Throttled,
+    Uplink,
 )
 from pushd.store.base import Control, Deployment, Limits, Tally
 from pushd.store.redis.address import Kind, parse_address
@@ -141,7 +142,7 @@ class RedisStore:
         self._context = context
         self._deployment = deployment
         self._bindings = Bindings(context)
-        self._messages = Messages(context, nursery)
+        self._messages = Messages(context)
         self._streams = Streams(context, nursery)
         self._directory = Directory(context)
         self._groups = {stream: Group(context, stream) for stream in TAKEN}
@@ -279,11 +280,14 @@ class RedisStore:
     async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
         await self._messages.ack(Ack(device, epoch, seqs, state))
 
-    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+    async def ack_each(self, acks: Sequence[Ack]) -> list[Outcome]:
         return await self._messages.ack_each(acks)
 
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
-        await self._messages.uplink(device, epoch, conn, entry, event, data)
+        await self._messages.uplink(Uplink(device, epoch, conn, entry, event, data))
+
+    async def uplink_each(self, uplinks: Sequence[Uplink]) -> list[Outcome]:
+        return await self._messages.uplink_each(uplinks)
 
     # ---- streams ----
 

@@ -3,11 +3,11 @@
 All in terms of one transaction.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from pushd.errors import BadRequest, StaleEpoch
-from pushd.model import Ack, AckOutcome, Message, Parcel, Push, Receipt, ReceiptState, Stream
+from pushd.model import Ack, Message, Outcome, Parcel, Push, Receipt, ReceiptState, Stream, Uplink
 from pushd.store.sqlite import bindings, streams
 from pushd.store.sqlite.transaction import Transaction
 
@@ -84,16 +84,17 @@ def ack(tx: Transaction, device: str, epoch: int, seqs: Sequence[int], state: Re
     _remove(tx, dict.fromkeys(rows), state)
 
 
-def ack_each(tx: Transaction, acks: Sequence[Ack]) -> list[AckOutcome]:
+def ack_each(tx: Transaction, acks: Sequence[Ack]) -> list[Outcome]:
     """As `ack`, of many devices."""
-    outcomes: list[AckOutcome] = []
-    for device, epoch, seqs, state in acks:
-        try:
-            ack(tx, device, epoch, seqs, state)
-            outcomes.append(AckOutcome.DONE)
-        except StaleEpoch:
-            outcomes.append(AckOutcome.STALE)
-    return outcomes
+    return [_outcome(partial(ack, tx, *one)) for one in acks]
+
+
+def _outcome(act: Callable[[], None]) -> Outcome:
+    try:
+        act()
+    except StaleEpoch:  # which is found out before anything is changed
+        return Outcome.STALE
+    return Outcome.DONE
 
 
 def _expire_of(tx: Transaction, number: int) -> bool:
@@ -132,8 +133,14 @@ def drop_marks(tx: Transaction, limit: int) -> int:
     return len(rows)
 
 
-def uplink(tx: Transaction, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
+def uplink_each(tx: Transaction, uplinks: Sequence[Uplink]) -> list[Outcome]:
+    """As `uplink`, of many devices."""
+    return [_outcome(partial(uplink, tx, one)) for one in uplinks]
+
+
+def uplink(tx: Transaction, uplink: Uplink) -> None:
     """Write what a device says, once; see `Store.uplink`."""
+    device, epoch, conn, entry, event, data = uplink
     bindings.check(tx, device, epoch)
     if tx.db.execute("SELECT 1 FROM stream_uplink WHERE key = ?", (entry,)).fetchone():
         return

@@ -12,18 +12,19 @@ import trio
 
 from pushd.model import (
     Ack,
-    AckOutcome,
     Bound,
     Counts,
     DeviceRecord,
     Entry,
     Message,
+    Outcome,
     Parcel,
     Push,
     Receipt,
     ReceiptState,
     Stream,
     Throttled,
+    Uplink,
 )
 from pushd.store.base import Tally
 from pushd.store.sqlite import bindings, devices, messages, schema, streams
@@ -188,12 +189,14 @@ class SqliteStore:
     async def ack(self, device: str, epoch: int, seqs: Sequence[int], state: ReceiptState) -> None:
         await self._writer.run(partial(messages.ack, device=device, epoch=epoch, seqs=seqs, state=state))
 
-    async def ack_each(self, acks: Sequence[Ack]) -> list[AckOutcome]:
+    async def ack_each(self, acks: Sequence[Ack]) -> list[Outcome]:
         return await self._writer.run(partial(messages.ack_each, acks=acks))
 
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
-        said = partial(messages.uplink, device=device, epoch=epoch, conn=conn, entry=entry, event=event, data=data)
-        await self._writer.run(said)
+        await self._writer.run(partial(messages.uplink, uplink=Uplink(device, epoch, conn, entry, event, data)))
+
+    async def uplink_each(self, uplinks: Sequence[Uplink]) -> list[Outcome]:
+        return await self._writer.run(partial(messages.uplink_each, uplinks=uplinks))
 
     # ---- streams ----
 

@@ -14,9 +14,7 @@ from pushd import sweeper
 from pushd.admin import metrics as metrics_page
 from pushd.auth import open_authenticator
 from pushd.config import Config
-from pushd.confirmations import Confirmations
 from pushd.gateway import Gateway
-from pushd.goodbye import Goodbyes
 from pushd.hub import Hub
 from pushd.metrics import Metrics
 from pushd.node import Node
@@ -53,8 +51,8 @@ async def main(marks: Marks, url: str) -> None:
         open_authenticator(config) as authenticator,
         trio.open_nursery() as nursery,
     ):
-        owed = Goodbyes(store, metrics), Confirmations(store, metrics)
-        gateway = Gateway(config, Node("counted", store, hub, metrics, *owed, config.delivery), authenticator)
+        node = Node.over(store, "counted", hub, metrics, config.delivery, config.limits.uplink_rate)
+        gateway = Gateway(config, node, authenticator)
         devices, admin, (listener,) = [await trio.open_tcp_listeners(0, host="127.0.0.1") for _ in range(3)]
         (address, port), _ = await nursery.start(gateway.run, devices, admin)
         told = {"devices": f"{address}:{port}", "marks": listener.socket.getsockname()[1]}
