@@ -9,7 +9,7 @@ import trio
 from pushd.errors import StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.metrics import Metrics
-from pushd.model import Ack, Outcome
+from pushd.model import Ack, Outcome, ReceiptState
 from pushd.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ class Confirmer(Protocol):
     def unwritten(self) -> list[Ack]:
         """What has been confirmed, and is not yet in the store."""
 
-    def written(self, ack: Ack) -> None:
-        """The store has this."""
+    def written(self, ack: Ack) -> int:
+        """The store has this. How many of it are new to the device: `finish` may have come before."""
 
     def doubted(self) -> None:
         """The store does not know the epoch any more, or was away: the device must find out for itself."""
@@ -63,11 +63,15 @@ class Confirmations:
         failpoint("ack.received")
         outcomes = await self._call([ack for _, ack in acks])
         failpoint("ack.stored")
+        counts = dict.fromkeys(ReceiptState, 0)
         for (confirmer, ack), outcome in zip(acks, outcomes, strict=True):
             if outcome is Outcome.DONE:
-                confirmer.written(ack)
+                counts[ack.state] += confirmer.written(ack)
             else:
                 confirmer.doubted()
+        for state, count in counts.items():
+            if count:
+                self._metrics.receipts(state, count)
 
     async def _call(self, acks: Sequence[Ack]) -> Sequence[Outcome]:
         try:

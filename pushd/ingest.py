@@ -1,5 +1,6 @@
 """Takes what services write to the `push` and `reconcile` streams, and does it; a bad entry never stops the others."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +12,7 @@ import trio
 from pushd.backoff import persist
 from pushd.errors import BadRequest, StoreUnavailable
 from pushd.failpoint import failpoint
-from pushd.model import DEVICE_ID, Entry, Parcel, Push, Receipt, ReceiptState, Stream
+from pushd.model import DEVICE_ID, Entry, Parcel, Receipt, ReceiptState, Stream
 from pushd.requests import ID_MAX, Form, parse_push, parse_reconcile
 from pushd.service import Service, fields_of
 
@@ -22,6 +23,17 @@ DEVICE: Final = "device:"
 
 Reasons = dict[str, str]  # of entries that make no sense, by their ids
 Deal = Callable[[Service, Sequence[Entry]], Awaitable[Reasons]]
+
+
+@dataclasses.dataclass(slots=True)
+class Together:
+    """Pushes to one device each, those for one device with one `qos`: it takes two calls to carry both kinds.
+
+    `parcels` are by their `qos` and their entry's id, `qos` is by target.
+    """
+
+    parcels: dict[int, dict[str, Parcel]] = dataclasses.field(default_factory=lambda: {1: {}, 0: {}})
+    qos: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 async def run(service: Service) -> None:
@@ -52,8 +64,7 @@ async def push(service: Service, entries: Sequence[Entry]) -> Reasons:
     What is for one device each goes together, as far as it stands together; a topic or `all` has a way of its own.
     """
     reasons: Reasons = {}
-    together: dict[str, Push] = {}  # by their entries
-    qos: dict[str, int] = {}  # of the targets among them: it takes two calls to carry both kinds
+    together = Together()
     for entry in entries:
         try:
             asked = parse_push(entry.fields, service.defaults, f"push-{entry.id}", Form.TEXT)
@@ -61,22 +72,20 @@ async def push(service: Service, entries: Sequence[Entry]) -> Reasons:
             reasons[entry.id] = str(error)
             continue
         alone = not asked.target.startswith(DEVICE)
-        if alone or qos.get(asked.target, asked.qos) != asked.qos:
+        if alone or together.qos.setdefault(asked.target, asked.qos) != asked.qos:
             reasons |= await _carry_together(service, together)
-            together, qos = {}, {}
+            together = Together()
         if alone:
             reasons |= await _guarded(Stream.PUSH, entry.id, partial(service.carry, asked))
         else:
-            together[entry.id] = asked
-            qos[asked.target] = asked.qos
+            together.qos[asked.target] = asked.qos
+            together.parcels[asked.qos][entry.id] = asked, asked.target[len(DEVICE) :]
     return reasons | await _carry_together(service, together)
 
 
-async def _carry_together(service: Service, pushes: dict[str, Push]) -> Reasons:
-    """Carry pushes to one device each, by the ids of their entries; those for one device have one `qos`."""
+async def _carry_together(service: Service, together: Together) -> Reasons:
     reasons: Reasons = {}
-    for qos in (1, 0):
-        parcels = {id: (push, push.target.removeprefix(DEVICE)) for id, push in pushes.items() if push.qos == qos}
+    for parcels in together.parcels.values():
         if parcels and not await _carried(service, list(parcels.values())):
             for id, parcel in parcels.items():
                 reasons |= await _guarded(Stream.PUSH, id, partial(service.carry_each, [parcel]))

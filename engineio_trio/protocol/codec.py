@@ -53,7 +53,7 @@ _BINARY_KINDS = frozenset(_WITH_ATTACHMENTS.values())
 _HEADER = re.compile(r"([0-6])(?:([0-9]+)-)?(?:(/[^,]*),?)?([0-9]*)")
 _MAX_COUNT_DIGITS = 9
 _MAX_ID_DIGITS = len(str(MAX_ACK_ID))
-_SHORT_ACK = _MAX_ID_DIGITS + 1  # where its bracket is by then, the id is not too large
+_SHORT_ID = _MAX_ID_DIGITS + 1  # where its bracket is by then, the id is not too large
 
 _SCALARS = frozenset(
     {str, int, float, bool, type(None), msgspec.Raw}
@@ -278,10 +278,16 @@ class Decoder:
             args = decode_json(text[1:], max_depth=self._max_depth)
             if type(args[0] if args else None) is str and args[0] not in RESERVED_EVENTS:
                 return Event(args[0], tuple(args[1:]))
-        if text[:1] == "3":  # the same for an acknowledgement, in a third of the time
-            id, bracket, _ = text[1:_SHORT_ACK].partition("[")
+        digit = text[:1]
+        if digit == "2" or digit == "3":  # the same for one that asks, and for an answer, in a third of the time
+            id, bracket, _ = text[1:_SHORT_ID].partition("[")
             if bracket and id.isascii() and id.isdecimal():
-                return Ack(int(id), tuple(decode_json(text[1 + len(id) :], max_depth=self._max_depth)))
+                data = text[1 + len(id) :]
+                args = [] if data == "[]" else decode_json(data, max_depth=self._max_depth)
+                if digit == "3":
+                    return Ack(int(id), tuple(args))
+                if type(args[0] if args else None) is str and args[0] not in RESERVED_EVENTS:
+                    return Event(args[0], tuple(args[1:]), "/", int(id))
         header, rest = self._read_header(text)
         data = decode_json(text[rest:], max_depth=self._max_depth) if rest < len(text) else _NOTHING
         if header.kind not in _WITH_ID:

@@ -79,6 +79,13 @@ class _Namespace:
     row: Row  # of the table, for this state: an enum is slow to look up, and this is asked for every packet
     awaited: set[int] = dataclasses.field(default_factory=set)
 
+    def take(self, id: int) -> bool:
+        """Whether this acknowledgement was awaited; it is not any more."""
+        if id not in self.awaited:
+            return False
+        self.awaited.remove(id)
+        return True
+
 
 class SocketSession:
     """The namespaces of one connection, by the server's table or by the client's.
@@ -115,10 +122,12 @@ class SocketSession:
         step, next_state = cell
         if step is Step.EVENT:
             return step  # which changes nothing
+        if step is Step.ACK:
+            assert entry is not None
+            assert isinstance(packet, Ack)
+            return step if entry.take(packet.id) else Step.IGNORE
         if step is Step.ASK and self._busy() >= self._max_namespaces:
             raise RemoteProtocolError(f"more than {self._max_namespaces} namespaces", CloseReason.POLICY)
-        if isinstance(packet, Ack) and step is Step.ACK and not self._take(packet):
-            return Step.IGNORE
         self._enter(packet.namespace, next_state)
         return step
 
@@ -179,14 +188,6 @@ class SocketSession:
 
     def _busy(self) -> int:
         return sum(entry.state in _BUSY for entry in self._namespaces.values())
-
-    def _take(self, packet: Ack) -> bool:
-        """Whether this acknowledgement was awaited; it is not any more."""
-        awaited = self._namespaces[packet.namespace].awaited
-        if packet.id not in awaited:
-            return False
-        awaited.remove(packet.id)
-        return True
 
     def _enter(self, namespace: str, state: NamespaceState) -> None:
         entry = self._namespaces.get(namespace)
