@@ -63,9 +63,9 @@ class Confirmations:
         failpoint("ack.received")
         outcomes = await self._call([ack for _, ack in acks])
         failpoint("ack.stored")
-        counts = dict.fromkeys(ReceiptState, 0)
+        counts, done = dict.fromkeys(ReceiptState, 0), Outcome.DONE
         for (confirmer, ack), outcome in zip(acks, outcomes, strict=True):
-            if outcome is Outcome.DONE:
+            if outcome is done:
                 counts[ack.state] += confirmer.written(ack)
             else:
                 confirmer.doubted()

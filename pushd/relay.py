@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -13,7 +13,7 @@ from pushd.failpoint import failpoint
 from pushd.model import Uplink
 from pushd.node import Node
 
-Answer = Callable[[], None]
+Answer = Callable[[], None]  # acknowledges an event
 
 
 class Holder(Protocol):
@@ -24,11 +24,6 @@ class Holder(Protocol):
 
     def failed(self, error: Exception) -> None:
         """Something can never be done."""
-
-
-class _Said(NamedTuple):
-    uplink: Uplink
-    answer: Answer  # acknowledges it
 
 
 class Relay:
@@ -46,7 +41,7 @@ class Relay:
         self._node = node
         self._holder = holder
         self._taken = 0
-        self._waiting: deque[_Said] = deque()
+        self._waiting: deque[tuple[Uplink, Answer]] = deque()
         self._ended = False
         self._on_its_way = False
         self._landed: trio.Event | None = None  # while `finish` waits for what is on its way
@@ -61,7 +56,7 @@ class Relay:
         data = as_data(args)
         self._taken += 1
         entry = f"{self._conn}:{self._taken}"
-        self._waiting.append(_Said(Uplink(self.device, self._epoch, self._conn, entry, event, data), answer))
+        self._waiting.append((Uplink(self.device, self._epoch, self._conn, entry, event, data), answer))
         if len(self._waiting) == 1:
             self._node.uplinks.add(self)
 
@@ -78,10 +73,12 @@ class Relay:
             await self._landed.wait()
         while self._waiting:
             failpoint("uplink.received")
-            await persist(partial(self._write, self._waiting[0].uplink))
+            uplink, answer = self._waiting[0]
+            await persist(partial(self._write, uplink))
             failpoint("uplink.stored")
             self._node.metrics.uplinks.inc()
-            self._waiting.popleft().answer()
+            self._waiting.popleft()
+            answer()
 
     async def _write(self, uplink: Uplink) -> None:
         with self._node.metrics.store_call("uplink"):
@@ -94,15 +91,15 @@ class Relay:
         if self._ended:
             return None
         self._on_its_way = True
-        return self._waiting[0].uplink
+        return self._waiting[0][0]
 
     def written(self) -> None:
         """See `Sayer.written`."""
-        said = self._waiting.popleft()
+        _, answer = self._waiting.popleft()
         if self._waiting and not self._ended:
             self._node.uplinks.add(self)
         self._land()
-        said.answer()
+        answer()
 
     def doubted(self) -> None:
         """See `Sayer.doubted`."""

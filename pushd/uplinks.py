@@ -134,12 +134,13 @@ class Uplinks:
             await self._write([uplink])
 
     def _tell(self, sayers: Sequence[Sayer], outcomes: Sequence[Outcome]) -> None:
-        self._metrics.uplinks.inc(outcomes.count(Outcome.DONE))
+        done, stale = Outcome.DONE, Outcome.STALE
+        self._metrics.uplinks.inc(outcomes.count(done))
         with self._hub.together():
             for sayer, outcome in zip(sayers, outcomes, strict=True):
-                if outcome is Outcome.DONE:
+                if outcome is done:
                     sayer.written()
-                elif outcome is Outcome.STALE:
+                elif outcome is stale:
                     sayer.refused()
                 else:
                     sayer.doubted()

@@ -55,9 +55,8 @@ _MAX_COUNT_DIGITS = 9
 _MAX_ID_DIGITS = len(str(MAX_ACK_ID))
 _SHORT_ID = _MAX_ID_DIGITS + 1  # where its bracket is by then, the id is not too large
 
-_SCALARS = frozenset(
-    {str, int, float, bool, type(None), msgspec.Raw}
-)  # Raw is JSON already; who made it answers for it
+# Raw is JSON already; who made it answers for it.
+_SCALARS = frozenset({str, int, float, bool, type(None), msgspec.Raw})
 _BYTES = (bytes, bytearray, memoryview)
 _PLACEHOLDER = '"_placeholder":true'  # as our compact JSON has it; inside a string its quotes would be escaped
 _PLAIN_DEPTH = 16  # how deep `encode_plain` looks into the data
@@ -185,8 +184,6 @@ def _refuse(fault: str | None) -> None:
 
 def _detach(value: Any, attachments: list[bytes]) -> Any:
     """`value` with a placeholder for everything binary, which goes to `attachments`."""
-    if type(value) in _SCALARS:
-        return value
     try:
         return _detach_deep(value, attachments)
     except RecursionError:
@@ -278,13 +275,11 @@ class Decoder:
             args = decode_json(text[1:], max_depth=self._max_depth)
             if type(args[0] if args else None) is str and args[0] not in RESERVED_EVENTS:
                 return Event(args[0], tuple(args[1:]))
-        digit = text[:1]
-        if digit == "2" or digit == "3":  # the same for one that asks, and for an answer, in a third of the time
+        if text[:1] in ("2", "3"):  # the same for one that asks, and for an answer, in a third of the time
             id, bracket, _ = text[1:_SHORT_ID].partition("[")
             if bracket and id.isascii() and id.isdecimal():
-                data = text[1 + len(id) :]
-                args = [] if data == "[]" else decode_json(data, max_depth=self._max_depth)
-                if digit == "3":
+                args = decode_json(text[1 + len(id) :], max_depth=self._max_depth)
+                if text[0] == "3":
                     return Ack(int(id), tuple(args))
                 if type(args[0] if args else None) is str and args[0] not in RESERVED_EVENTS:
                     return Event(args[0], tuple(args[1:]), "/", int(id))

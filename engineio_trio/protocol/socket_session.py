@@ -8,6 +8,7 @@ again, so a late answer cannot be taken for another's.
 
 import dataclasses
 import enum
+from typing import Final
 
 from engineio_trio.errors import CloseReason, LocalProtocolError, RemoteProtocolError
 from engineio_trio.protocol.socket import MAX_ACK_ID, Ack, Connect, ConnectError, Disconnect, Event, SocketPacket
@@ -33,6 +34,9 @@ class Step(enum.Enum):
     REFUSED = "refused"  # the server has not
     IGNORE = "ignore"
 
+
+_EVENT: Final = Step.EVENT  # a member of an enum takes 160 ns to look up (Python 3.11), a name 25
+_ACK: Final = Step.ACK
 
 Row = dict[type[SocketPacket], tuple[Step, NamespaceState]]
 Table = dict[NamespaceState, Row]
@@ -70,6 +74,7 @@ CLIENT_TRANSITIONS: Table = {
     },
 }
 
+_CONNECTED: Final = NamespaceState.CONNECTED
 _BUSY = frozenset({NamespaceState.CONNECTING, NamespaceState.CONNECTED})
 
 
@@ -120,9 +125,9 @@ class SocketSession:
                 f"{kind} is not allowed for namespace {packet.namespace!r}, which is {state.value}"
             )
         step, next_state = cell
-        if step is Step.EVENT:
+        if step is _EVENT:
             return step  # which changes nothing
-        if step is Step.ACK:
+        if step is _ACK:
             assert entry is not None
             assert isinstance(packet, Ack)
             return step if entry.take(packet.id) else Step.IGNORE
@@ -166,7 +171,7 @@ class SocketSession:
 
         Raises LocalProtocolError when the namespace is not connected, or `max_pending_acks` are awaited already.
         """
-        awaited = self._expect(namespace, NamespaceState.CONNECTED).awaited
+        awaited = self._expect(namespace, _CONNECTED).awaited
         if len(awaited) >= self._max_pending_acks:
             raise LocalProtocolError(f"{len(awaited)} acknowledgements are awaited already: give them a timeout")
         if self._last_ack >= MAX_ACK_ID:

@@ -39,12 +39,12 @@ def tell(notice: Callable[..., T], *args: object) -> T | None:
         return None
 
 
-def hand_over(control: Control, lease: Lease, device: str, message: Message, after: int) -> None:
-    """Have the device given a message that is marked as sent; while the lease is in doubt, look at its inbox later.
+def hand_over(control: Control, certain: bool, device: str, message: Message, after: int) -> None:
+    """Have the device given a message that is marked as sent; if not `certain` (of the lease), look at its inbox later.
 
     A node that hears of it after a long sleep may hold the device no longer: to read the inbox, it must be certain.
     """
-    if lease.valid:
+    if certain:
         tell(control.deliver, device, message, after)
     else:
         tell(control.wake, device)
@@ -93,14 +93,16 @@ class Listener:
             kicked, epoch, reason, by = rest.split(SEPARATOR, 3)
             tell(self._control.kick, kicked.decode(), int(epoch), reason.decode(), by.decode())
         elif kind == b"deliver":
+            certain = self._lease.valid
             with self._control.together():
                 for device, after, entry in _parcels(rest):
-                    hand_over(self._control, self._lease, device, unpack_message(entry, sent=0), after)
+                    hand_over(self._control, certain, device, unpack_message(entry, sent=0), after)
         elif kind == b"cast":
+            certain = self._lease.valid
             with self._control.together():
                 for device, _, message in _parcels(rest):
                     id, event, text = _decode(message)
-                    if self._lease.valid:
+                    if certain:
                         tell(self._control.cast, device, Message(0, id, event, text, redelivered=False))
         else:
             log.warning("a message on the control channel is not understood (a newer node?): %.100r", data)

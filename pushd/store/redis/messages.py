@@ -64,6 +64,7 @@ class Messages:
             ENQUEUE, keys, context.lease.incarnation, *common, *messages, *places
         )
         now, receipts, overdue = answer[0] / WHOLE, [], []
+        certain = context.lease.valid
         with context.control.together():
             for place, (push, device) in enumerate(parcels):
                 code, seq, tail = answer[3 * place + 1 : 3 * place + 4]
@@ -71,7 +72,7 @@ class Messages:
                 code %= _HERE
                 if sent and here:
                     message = Message(seq, push.id, push.event, push.data, False)
-                    hand_over(context.control, context.lease, device, message, tail)
+                    hand_over(context.control, certain, device, message, tail)
                 elif here and code <= 2:  # a duplicate too: the first answer, and the wake-up, may have been lost
                     tell(context.control.wake, device)
                 if code == _EXPIRED_INSIDE:
@@ -90,7 +91,7 @@ class Messages:
     async def _cast(self, bucket: Bucket, parcels: Sequence[Parcel]) -> list[Receipt]:
         """One call for all; what this node has the connections of is sent when it returns, so at most once."""
         context = self._context
-        certain = context.lease.valid
+        certain, holds = context.lease.valid, context.control.holds
         keys = [bucket.receipt]
         messages: list[Argument] = []
         places: list[Argument] = []
@@ -100,17 +101,18 @@ class Messages:
             if push is not last:
                 messages += (push.id, pack_cast(push.id, push.event, push.data))
                 last, number = push, number + 1
-            places += (device, number, 1 if certain and tell(context.control.holds, device) else 0)
+            places += (device, number, 1 if certain and holds(device) else 0)
         common = (context.keys.channels, number)
         answer = await context.runner.run(CAST, keys, context.lease.incarnation, *common, *messages, *places)
         now, receipts = answer[0] / WHOLE, []
+        delivered, refused = (ReceiptState.DELIVERED, ""), (ReceiptState.REFUSED, "offline")
         with context.control.together():
             for where, (push, device) in zip(answer[1:], parcels, strict=True):
                 sent = where == b"gone"
                 if where == b"here":
                     message = Message(0, push.id, push.event, push.data, False)
                     sent = bool(tell(context.control.cast, device, message))
-                state, reason = (ReceiptState.DELIVERED, "") if sent else (ReceiptState.REFUSED, "offline")
+                state, reason = delivered if sent else refused
                 receipts.append(Receipt(push.id, device, state, 0, now, reason))
         return receipts
 
@@ -204,10 +206,12 @@ class Messages:
         self._context.lease.check()
         outcomes = [Outcome.UNKNOWN] * len(items)
 
+        stale, done = Outcome.STALE, Outcome.DONE
+
         async def some(bucket: Bucket, places: Sequence[int]) -> None:
             answers = await deal(bucket, [items[place] for place in places])
             for place, answer in zip(places, answers, strict=True):
-                outcomes[place] = Outcome.STALE if answer < 0 else Outcome.DONE
+                outcomes[place] = stale if answer < 0 else done
 
         parts = self._context.keys.parts([item.device for item in items], MOST)
         try:
