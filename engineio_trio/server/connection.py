@@ -28,12 +28,7 @@ PONG = Encoded.engine(Packet(PacketType.PONG))
 
 # After these there is no one left to tell: what is still queued is dropped.
 ABRUPT = frozenset(
-    (
-        CloseReason.TRANSPORT_CLOSE,
-        CloseReason.TRANSPORT_ERROR,
-        CloseReason.PING_TIMEOUT,
-        CloseReason.SLOW_CONSUMER,
-    )
+    {CloseReason.TRANSPORT_CLOSE, CloseReason.TRANSPORT_ERROR, CloseReason.PING_TIMEOUT, CloseReason.SLOW_CONSUMER}
 )
 
 
