@@ -9,6 +9,7 @@ import json
 import sys
 
 import trio
+import trio.testing
 
 from pushd import sweeper
 from pushd.admin import metrics as metrics_page
@@ -28,6 +29,8 @@ SETTINGS = {
 }
 
 
+SILENCE = 0.1  # seconds without a turn of any task: then what was begun is done
+
 metrics_page.LAG_INTERVAL = QUIET  # type: ignore[misc]
 sweeper.INTERVAL = QUIET  # type: ignore[misc]
 
@@ -37,6 +40,7 @@ async def listen(marks: Marks, stream: trio.SocketStream) -> None:
     async for data in stream:
         for line in bytes(data).decode().splitlines():
             word, _, name = line.partition(" ")
+            await trio.testing.wait_all_tasks_blocked(SILENCE)
             marks.begin() if word == "begin" else marks.end(name)
             await stream.send_all(b"done\n")
 

@@ -1,6 +1,6 @@
 """What a service and a few devices do with the counted daemon, step by step: each step waits for all its effects."""
 
-import contextlib
+import itertools
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ LOOK = 0.005  # seconds between two looks at a stream
 PREFIX = "pushd:{0}:"
 
 MESSAGES = {
+    "login, many devices at once": DEVICES * TURNS,
     "uplink": UPLINKS,
     "uplink, many devices at once": DEVICES * TURNS,
     "push to its acknowledgement": DEVICES * TURNS,
@@ -32,18 +33,19 @@ class Script:
     def __init__(self, redis: Server, marks: trio.SocketStream) -> None:
         self._redis = redis
         self._marks = marks
-        self._devices: list[RawDevice] = []
+        self._all: dict[int, RawDevice] = {}
+        self._numbers = itertools.count()
 
     async def play(self, address: str) -> None:
         """Everything that is counted, one after the other."""
-        uplink, uplinks, push, cast = MESSAGES
-        async with contextlib.AsyncExitStack() as stack:
-            for number in range(DEVICES):
-                self._devices.append(await stack.enter_async_context(raw_device(address, f"d{number}")))
+        login, uplink, uplinks, push, cast = MESSAGES
+        async with trio.open_nursery() as holding:
+            await self._count(login, partial(self._log_in, address, holding), TURNS)
             await self._count(uplink, self._uplink, UPLINKS)
             await self._count(uplinks, self._uplinks, TURNS)
             await self._count(push, partial(self._push, "1"), TURNS)
             await self._count(cast, partial(self._push, "0"), TURNS)
+            holding.cancel_scope.cancel()
 
     async def _count(self, name: str, step: Callable[[], Awaitable[object]], times: int) -> None:
         for _ in range(WARMUP):
@@ -56,6 +58,23 @@ class Script:
     async def _mark(self, line: str) -> None:
         await self._marks.send_all(f"{line}\n".encode())
         assert await self._marks.receive_some() == b"done\n"
+
+    async def _log_in(self, address: str, holding: trio.Nursery) -> None:
+        """So many more devices, which stay."""
+        async with trio.open_nursery() as nursery:
+            for number in itertools.islice(self._numbers, DEVICES):
+                nursery.start_soon(holding.start, self._hold, address, number)
+
+    async def _hold(self, address: str, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        async with raw_device(address, f"d{number}") as raw:
+            self._all[number] = raw
+            task_status.started()
+            await trio.sleep_forever()
+
+    @property
+    def _devices(self) -> list[RawDevice]:
+        """The first ones, which do everything else."""
+        return [self._all[number] for number in range(DEVICES)]
 
     async def _uplink(self) -> None:
         await self._devices[0].call("report", PAYLOAD)
