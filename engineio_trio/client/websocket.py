@@ -57,6 +57,9 @@ class ClientWebSocket:
     def open_lane(self, lane: Lane) -> None:
         """There is none."""
 
+    def interrupt(self) -> bool:
+        return False
+
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
         return None
 

@@ -65,6 +65,9 @@ class SocketApplication:
 
     def opened(self) -> None:
         """Socket.IO 2 clients (revision 3) are in `/` from the start, without asking."""
+        handler = self._namespaces["/"].handlers.get("connect")
+        if handler is not None and handler.kind is Kind.QUEUED:
+            self.connection.expect_tasks()
         if self.connection.revision == 3:
             self._dispatch(Connect())
 

@@ -75,7 +75,7 @@ class Connection:
         self._written: trio.Event | None = None  # the writer has begun; set: it has ended
         self._waiting = trio.CancelScope()  # around what the reader waits for: its deadline is the heartbeat
         self._due = math.inf  # that deadline
-        self._failure: Exception | None = None  # of a plain handler, for `run` to raise
+        self._failure: Exception | None = None  # of a handler, for `run` to raise
 
     def open(self, application: Application) -> None:
         """A server's part: say OPEN; the application begins with `run`."""
@@ -152,10 +152,15 @@ class Connection:
 
     # Tasks beside the reader.
 
+    def expect_tasks(self) -> None:
+        """There will be handlers to be run: open the nursery before the reader begins to wait, not when it waits."""
+        self._alone = False
+
     def _need_nursery(self) -> None:
         if self._alone:
-            self._alone = False
-            self._waiting.cancel()  # `run` goes on with a nursery
+            self._alone = False  # `run` goes on with a nursery
+            if not self.transport.interrupt():
+                self._waiting.cancel()
 
     def _need_writer(self) -> None:
         if self._nursery is None:
@@ -172,7 +177,7 @@ class Connection:
     def need_handlers(self) -> HandlerQueue:
         """`handlers`, from now on a queue of its own."""
         if self.handlers is NO_HANDLERS:
-            self.handlers = HandlerQueue(self.settings.handler_queue, self._nursery)
+            self.handlers = HandlerQueue(self.settings.handler_queue, self._nursery, self._fail)
         return self.handlers
 
     def replace_transport(self, transport: Transport) -> None:
@@ -200,45 +205,37 @@ class Connection:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """A plain handler failed: `run` raises it, at the boundary."""
-        self._failure = error
+        """A handler failed: `run` raises it, at the boundary."""
+        self._failure = self._failure or error
         self.close(CloseReason.INTERNAL_ERROR)
 
     async def _run_with_tasks(self) -> None:
         """The rest of its life, in which there may be other tasks."""
-        async with trio.open_nursery() as carrying:  # the transport's task lives on for the goodbye
-            try:
-                await self._run_in_nursery(carrying)
-            except Exception:
-                self.close(CloseReason.INTERNAL_ERROR)
-                self.application.ending()
-                with trio.move_on_after(self.settings.close_timeout, shield=True):
-                    await self._goodbye(carrying)
-                raise
-            finally:
-                carrying.cancel_scope.cancel()
-
-    async def _run_in_nursery(self, carrying: trio.Nursery) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             if self.handlers is not NO_HANDLERS:
                 self.handlers.open(nursery)
             if self.outbox.waiting:
                 self._need_writer()
-            await self._read(carrying)
-            if self._failure is not None:
-                raise self._failure
-            if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
-                self.transport.closing()
-            self.application.ending()
-            with trio.move_on_after(self.settings.close_timeout):
-                await self.handlers.idle()
-            if not self._is_abrupt():
-                with trio.move_on_after(self.settings.close_timeout):
-                    if self._written is not None:
-                        await self._written.wait()
-                    await self._goodbye(carrying)
+            await self._read(nursery)
+            await self._part(nursery)
             nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _part(self, nursery: trio.Nursery) -> None:
+        """Let the handlers come to an end, and what is queued go out, and say goodbye."""
+        if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
+            self.transport.closing()
+        self.application.ending()
+        with trio.move_on_after(self.settings.close_timeout):
+            await self.handlers.idle()
+        if not self._is_abrupt():
+            failed = self._failure is not None  # what failed may fail again, in the transport's task
+            with trio.move_on_after(self.settings.close_timeout, shield=failed):
+                if self._written is not None:
+                    await self._written.wait()
+                await self._goodbye(nursery)
 
     def _is_abrupt(self) -> bool:
         """Whether there is nobody to say goodbye to: gone, or (a bad POST) told already by its 400."""
@@ -259,19 +256,19 @@ class Connection:
             if self._closed is not None:
                 self._closed.set()
 
-    async def _goodbye(self, carrying: trio.Nursery) -> None:
+    async def _goodbye(self, nursery: trio.Nursery) -> None:
         assert self.reason is not None
         try:
-            await self.transport.goodbye(self.reason, carrying)
+            await self.transport.goodbye(self.reason, nursery)
         except (TransportEnded, TransportReplaced):
             return  # it left by itself
 
-    async def _read(self, carrying: trio.Nursery | None) -> None:
+    async def _read(self, nursery: trio.Nursery | None) -> None:
         """Read until closed; without a nursery, until one is needed."""
-        while self.reason is None and (self._alone or carrying is not None):
+        while self.reason is None and (self._alone or nursery is not None):
             try:
                 self.transport.open_lane(self)
-                await self._read_some(carrying)
+                await self._read_some(nursery)
             except TransportReplaced:
                 continue
             except NurseryNeeded:
@@ -283,17 +280,18 @@ class Connection:
             except Exception as error:  # noqa: BLE001 - raised by `run`
                 self._fail(error)
 
-    async def _read_some(self, carrying: trio.Nursery | None) -> None:
+    async def _read_some(self, nursery: trio.Nursery | None) -> None:
         packets = None
         self._due = min(self.engine.deadline, self.application.deadline)
         self._waiting = trio.CancelScope(deadline=self._due)
         with self._waiting:
-            packets = await self.transport.receive(carrying)
+            packets = await self.transport.receive(nursery)
         now = trio.current_time()
         if packets is None:
             await self._on_deadline(now)
             return
-        self.seen = now
+        if packets:
+            self.seen = now
         for packet in packets:
             self._receive(packet, now)
             if self.application.full:
@@ -321,8 +319,8 @@ class Connection:
 
     @property
     def full(self) -> bool:
-        """Handlers are behind."""
-        return self.handlers is not NO_HANDLERS and self.application.full
+        """Handlers are behind, or the connection's own task is to open its nursery first."""
+        return not self._alone and (self._nursery is None or self.application.full)
 
     async def room(self) -> None:
         """Return when they have caught up."""
@@ -379,9 +377,12 @@ class Connection:
             self.application.on_deadline(now)
 
     async def _write(self, written: trio.Event) -> None:
-        while (batch := await self.outbox.take()) is not None:
-            if not await self._write_batch(batch):
-                break
+        try:
+            while (batch := await self.outbox.take()) is not None:
+                if not await self._write_batch(batch):
+                    break
+        except Exception as error:  # noqa: BLE001 - raised by `run`
+            self._fail(error)
         written.set()
 
     async def _write_batch(self, batch: Sequence[Encoded]) -> bool:

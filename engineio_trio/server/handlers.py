@@ -17,21 +17,25 @@ Job = Callable[[], Awaitable[None]]
 class HandlerQueue:
     """Jobs of one connection, run one after the other in a task that is started by the first of them.
 
-    It runs in `nursery`; without one, jobs wait until `open`.
+    It runs in `nursery`; without one, jobs wait until `open`. One that fails is the last: `failed` is told.
     """
 
-    __slots__ = ("_busy", "_held", "_idle", "_jobs", "_limit", "_nursery", "_room", "_running", "_wake")
+    __slots__ = (
+        "_busy", "_failed", "_held", "_idle", "_jobs", "_limit", "_nursery", "_over", "_room", "_running", "_wake",
+    )  # fmt: skip
 
-    def __init__(self, limit: int, nursery: trio.Nursery | None) -> None:
+    def __init__(self, limit: int, nursery: trio.Nursery | None, failed: Callable[[Exception], None]) -> None:
         self._limit = limit
         self._jobs: deque[Job] = deque()
         self._nursery = nursery
+        self._failed = failed
+        self._over = False  # one has failed
         self._running = False
         self._held = 0  # places
         self._busy = False
-        self._idle = trio.Event()
-        self._wake = trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
+        self._idle: trio.Event | None = None  # while somebody waits for that
+        self._wake: trio.Event | None = None  # while the task waits for jobs
+        self._room: trio.lowlevel.ParkingLot | None = None
 
     def open(self, nursery: trio.Nursery) -> None:
         """Run the jobs in this nursery from now on."""
@@ -41,9 +45,12 @@ class HandlerQueue:
 
     def put(self, job: Job) -> None:
         """Queue a job; never waits. The reader asks `full` afterwards, and waits for `room` if so."""
+        if self._over:
+            return
         self._jobs.append(job)
-        self._wake.set()
-        if not self._running and self._nursery is not None:
+        if self._wake is not None:
+            self._wake.set()
+        elif not self._running and self._nursery is not None:
             self._start()
 
     def hold(self) -> None:
@@ -64,6 +71,8 @@ class HandlerQueue:
     async def room(self) -> None:
         """Return when the queue is not full."""
         while self.full:
+            if self._room is None:
+                self._room = trio.lowlevel.ParkingLot()
             await self._room.park()
 
     @property
@@ -84,15 +93,29 @@ class HandlerQueue:
 
     async def _run(self) -> None:
         while True:
-            while self._jobs:
-                self._busy = True
-                job = self._jobs.popleft()
-                self._room.unpark_all()
-                await job()
-                self._busy = False
-            self._idle.set()
+            await self._run_jobs()
+            if self._idle is not None:
+                self._idle.set()
+            if self._over:
+                return
             self._wake = trio.Event()
             await self._wake.wait()
+            self._wake = None
+
+    async def _run_jobs(self) -> None:
+        """Run what is there; forget the rest when one fails."""
+        while self._jobs:
+            self._busy = True
+            job = self._jobs.popleft()
+            if self._room is not None:
+                self._room.unpark_all()
+            try:
+                await job()
+            except Exception as error:  # noqa: BLE001 - raised by the connection's own task
+                self._over = True
+                self._jobs.clear()
+                self._failed(error)
+            self._busy = False
 
 
-NO_HANDLERS = HandlerQueue(1, None)  # in place of one, while a connection has had no job; nothing is ever put into it
+NO_HANDLERS = HandlerQueue(1, None, lambda _: None)  # while a connection has had no job; nothing is ever put into it

@@ -62,6 +62,9 @@ class Transport(Protocol):
     def open_lane(self, lane: Lane) -> None:
         """Messages may go to `lane` from now on, instead of through `receive`; packets of other types never do."""
 
+    def interrupt(self) -> bool:
+        """Have `receive` look whether the lane is full; False if it does not wait where it could be told."""
+
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
         """Write the batch at once: how many bytes are left over (`send` something, if only nothing, to write them).
 

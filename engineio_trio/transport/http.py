@@ -291,14 +291,15 @@ def _headers(response: Response, closing: bool) -> list[tuple[str, str]]:
 
 def _check(event: h11.Request, max_header: int) -> Request:
     """A parsed head as a Request, or an HttpError: the checks that h11 leaves to its user."""
-    if len(event.headers) > MAX_HEADERS:
+    fields = list(event.headers)  # once: h11 makes each pair anew
+    if len(fields) > MAX_HEADERS:
         raise HttpError(431, f"more than {MAX_HEADERS} headers")
-    if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > max_header:
+    if len(event.target) + sum([len(name) + len(value) + 4 for name, value in fields]) > max_header:
         raise HttpError(431, f"a head of more than {max_header} bytes")  # h11 counts only one that is incomplete
     if len(event.target) > MAX_TARGET:
         raise HttpError(414, f"the request's target is longer than {MAX_TARGET} bytes")
     headers: dict[str, str] = {}
-    for name, value in event.headers:
+    for name, value in fields:
         key, text = name.decode("ascii"), value.decode("latin-1")
         if not text.isascii() or CONTROLS.search(text):
             raise HttpError(400, f"Bad request: the header {key} has a character that is not printable ASCII")

@@ -82,10 +82,12 @@ class Poller:
         if task in self._failures:
             raise self._failures.pop(task)
 
-    def release(self, descriptor: int) -> None:
-        """Wake the task that watches the socket, if one does: it is being closed."""
-        if descriptor in self._watches:
+    def release(self, descriptor: int) -> bool:
+        """Wake the task that watches the socket, if one does: it is to look, or the socket is being closed."""
+        watched = descriptor in self._watches
+        if watched:
             trio.lowlevel.reschedule(self._forget(descriptor))
+        return watched
 
     def _forget(self, descriptor: int) -> trio.lowlevel.Task:
         if self._epoll is not None:

@@ -64,6 +64,10 @@ class PlainStream(trio.abc.HalfCloseableStream):
         assert self._poller is not None
         await self._poller.watch(self.fileno(), reader)
 
+    def interrupt(self) -> bool:
+        """Have `watch` return, if a task waits there. Cancelling it does the same for five times as much."""
+        return self._poller is not None and self._poller.release(self._descriptor)
+
     def write_nowait(self, data: bytes | memoryview) -> int:
         """Write as much as goes at once; how many bytes went. Raises BrokenResourceError, ClosedResourceError."""
         try:

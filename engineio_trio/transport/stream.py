@@ -125,6 +125,10 @@ class Line:
             head = self.hand_over(lane, data)
         return head
 
+    def interrupt(self) -> bool:
+        """Have `run_lane` look whether the lane is full; False if it does not wait where it could be told."""
+        return self._plain is not None and self._plain.interrupt()
+
     def advance(self) -> bool:
         """Hand over what has come to a plain stream; see `poller.Reader`."""
         assert self._plain is not None

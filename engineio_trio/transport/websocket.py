@@ -56,6 +56,9 @@ class WebSocketTransport:
         if self._guarded is not None:
             self._guarded.open_lane()
 
+    def interrupt(self) -> bool:
+        return self._line.interrupt()
+
     async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[engine.Packet]:
         socket = self._socket
         if socket is None:
