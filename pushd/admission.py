@@ -1,5 +1,6 @@
 """Who may come in: what a request or a CONNECT packet says about a device is judged here."""
 
+import dataclasses
 import hashlib
 import logging
 import math
@@ -23,8 +24,9 @@ log = logging.getLogger(__name__)
 FAILURES: Final = 20  # wrong credentials for one device from one address in a minute; then it has to wait
 ADDRESS_FAILURES: Final = 300  # and for all devices of one address, which may be a whole site behind one router
 PERIOD: Final = 60.0
-PATIENCE: Final = 10.0  # seconds for a turn, for the authenticator, and for the store, to answer
-TURNS: Final = 64  # devices judged at the same time: a thousand at once kept the loop from all else for 3 s
+PATIENCE: Final = 10.0  # seconds for a request to be judged, and for a login
+TURNS: Final = 64  # devices that are authenticated at the same time; the store takes turns by itself
+TURN_PATIENCE: Final = 5.0  # seconds until one has its turn
 QUIET: Final = 10.0  # seconds between two lines of the log about an outage
 RETRY_MAX: Final = 10.0  # seconds after which to try again when something is down, spread so that not all come at once
 IDENTITY: Final = "pushd.identity"  # in a handshake's state
@@ -60,19 +62,21 @@ class Admission:
     async def at_request(self, handshake: Handshake) -> None:
         """Judge a request that names a device or shows a token; any other waits for its CONNECT.
 
-        Raises HandshakeRefused: 401, 429 or 503.
+        Raises HandshakeRefused: 401, 429 or 503, the latter if that takes longer than PATIENCE.
         """
         try:
             self._check_open()
             given = self._read(handshake.remote, lambda: credentials(handshake.query, handshake.headers))
             if given == (None, None):
                 return
-            await self._take_turn()
-            try:
-                handshake.state[IDENTITY] = identity = await self._authenticate(handshake.remote, given)
+            identity = None
+            with trio.move_on_after(PATIENCE):
+                identity = await self._authenticate(handshake.remote, given)
                 await self._check_throttle(identity.device)
-            finally:
-                self._turns.release()
+                handshake.state[IDENTITY] = identity
+                return
+            late = trio.TooSlowError()
+            raise self._authenticator_away(late) if identity is None else self._store_away(late)
         except Refused as refused:
             self._refuse_handshake(refused)
 
@@ -83,30 +87,18 @@ class Admission:
         """
         try:
             self._check_open()
-            await self._take_turn()
-            try:
-                identity = await self._identify(handshake, auth)
-                return identity, await self._login(identity, conn)
-            finally:
-                self._turns.release()
+            identity = await self._identify(handshake, auth)
+            return identity, await self._login(identity, conn)
         except Refused as refused:
             self._refuse_connect(refused)
-
-    async def _take_turn(self) -> None:
-        """Wait for a turn to be judged, to be given back: when all come at once, most are here, for nothing else."""
-        if self._turns.value:  # then nobody waits
-            self._turns.acquire_nowait()
-            return
-        with trio.move_on_after(PATIENCE) as waiting:
-            await self._turns.acquire()
-        if waiting.cancelled_caught:
-            raise Refused(503, "too many devices come at once", Refusal.LIMIT, _soon())
 
     async def _identify(self, handshake: Handshake, auth: object) -> Identity:
         given = self._read(handshake.remote, lambda: credentials_from_auth(auth))
         known: Identity | None = handshake.state.get(IDENTITY)
         if known is None:
-            return await self._authenticate(handshake.remote, given)
+            with trio.move_on_after(PATIENCE):
+                return await self._authenticate(handshake.remote, given)
+            raise self._authenticator_away(trio.TooSlowError())
         if given[0] not in (None, known.device):
             raise Refused(401, "the request and CONNECT name different devices", Refusal.BAD_DEVICE)
         return known
@@ -125,16 +117,25 @@ class Admission:
         who = _claimant(given)
         if wait := self._wait(remote, who):
             raise _too_many(wait)
+        await self._take_turn()
         try:
-            with trio.move_on_after(PATIENCE):
-                return await self._authenticator.authenticate(*given)
-            raise trio.TooSlowError
+            return await self._authenticator.authenticate(*given)
         except AuthRejected as error:
             raise self._wrong(remote, who, str(error), Refusal.BAD_TOKEN) from None
-        except (AuthUnavailable, trio.TooSlowError) as error:
-            self._tell("authenticator", error)
-            text = "who you are cannot be found out now"
-            raise Refused(503, text, Refusal.AUTH_UNAVAILABLE, _soon()) from None
+        except AuthUnavailable as error:
+            raise self._authenticator_away(error) from None
+        finally:
+            self._turns.release()
+
+    async def _take_turn(self) -> None:
+        """Wait for a turn at the authenticator, to be given back."""
+        if self._turns.value:  # then nobody waits
+            self._turns.acquire_nowait()
+            return
+        with trio.move_on_after(TURN_PATIENCE) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise Refused(503, "too many devices come at once", Refusal.LIMIT, _soon())
 
     def _wrong(self, remote: str, who: str, message: str, reason: Refusal) -> Refused:
         """Count wrong credentials; what to say about them, as long as there are not too many."""
@@ -151,9 +152,9 @@ class Admission:
 
     async def _check_throttle(self, device: str) -> None:
         try:
-            with trio.fail_after(PATIENCE), self._node.metrics.store_call("admits"):
+            with self._node.metrics.store_call("admits"):
                 throttled = await self._node.store.admits(device)
-        except (StoreUnavailable, trio.TooSlowError) as error:
+        except StoreUnavailable as error:
             raise self._store_away(error) from None
         if throttled is not None:
             raise _throttled(throttled)
@@ -163,10 +164,12 @@ class Admission:
         outcome: Bound | Throttled | None = None
         error: StoreUnavailable | None = None
         failpoint("login.before")
-        with trio.move_on_after(PATIENCE, shield=True):
+        with self._node.hub.expecting(identity.device) as called, trio.move_on_after(PATIENCE, shield=True):
             try:
                 with self._node.metrics.store_call("login"):
                     outcome = await self._node.store.login(identity.device, conn, identity.topics)
+                if isinstance(outcome, Bound) and called(outcome.epoch):
+                    outcome = dataclasses.replace(outcome, waiting=True)
             except StoreUnavailable as unavailable:
                 error = unavailable
         if outcome is None:
@@ -177,6 +180,10 @@ class Admission:
         self._node.metrics.logins.labels(event).inc()
         log.info("device %r logged in: %s (conn %s, epoch %d)", identity.device, event, conn, outcome.epoch)
         return outcome
+
+    def _authenticator_away(self, error: Exception) -> Refused:
+        self._tell("authenticator", error)
+        return Refused(503, "who you are cannot be found out now", Refusal.AUTH_UNAVAILABLE, _soon())
 
     def _store_away(self, error: Exception) -> Refused:
         self._tell("store", error)

@@ -10,7 +10,7 @@ from engineio_trio import CloseReason, Disconnected, LocalProtocolError
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.failpoint import failpoint
 from pushd.hub import ADMIN, TAKEOVER
-from pushd.model import Identity, Message
+from pushd.model import Bound, Identity, Message
 from pushd.node import Node
 from pushd.peer import Peer
 from pushd.pump import Pump, arguments_of
@@ -32,18 +32,18 @@ class Device:
     It ends once, for the first reason; then what it has received is stored, and its epoch is logged out.
     """
 
-    def __init__(self, identity: Identity, epoch: int, peer: Peer, node: Node) -> None:
+    def __init__(self, identity: Identity, bound: Bound, peer: Peer, node: Node) -> None:
         self.device = identity.device
         self.conn = peer.id
-        self.epoch = epoch
+        self.epoch = bound.epoch
         self._expires = identity.expires
         self._peer = peer
         self._node = node
         self._scope = trio.CancelScope()
         self._reason = ""
         self._lost = False
-        self._pump = Pump(self.device, epoch, peer, node, identity.confirm or node.delivery.confirm)
-        self._relay = Relay(self.device, epoch, peer.id, node, self)
+        self._pump = Pump(self.device, bound, peer, node, identity.confirm or node.delivery.confirm)
+        self._relay = Relay(self.device, bound.epoch, peer.id, node, self)
 
     async def run(self) -> None:
         """Serve the device until its end, and log it out.

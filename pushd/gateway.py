@@ -130,7 +130,7 @@ class Gateway:
             raise
         # From here on nothing waits: whoever is bound has a device, and its end is the logout.
         failpoint("login.bound")
-        device = Device(identity, bound.epoch, socket, self._node)
+        device = Device(identity, bound, socket, self._node)
         socket.data[DEVICE] = device
         self._node.hub.join(device)
         failpoint("login.joined")

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -59,6 +60,30 @@ class Hub:
     def __init__(self) -> None:
         self.together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # see `Control.together`
         self._holders: dict[str, Holder] = {}
+        self._coming: dict[str, int] = {}  # device -> how many logins of it are under way
+        self._called: dict[str, float] = {}  # those of them for which there was news: up to which epoch it concerns
+
+    @contextlib.contextmanager
+    def expecting(self, device: str) -> Iterator[Callable[[int], bool]]:
+        """Around a login. Inside, the answer says whether there was news for the epoch since the block began.
+
+        A login that has looked into the inbox learns so what it has missed: a message, or that it is over already. Who
+        then reads the inbox finds out. If nothing waits until `join`, nothing falls between.
+        """
+        self._coming[device] = self._coming.get(device, 0) + 1
+        try:
+            yield lambda epoch: epoch <= self._called.get(device, 0)
+        finally:
+            self._coming[device] -= 1
+            if not self._coming[device]:
+                del self._coming[device]
+                self._called.pop(device, None)
+
+    def _call(self, device: str, epoch: float = math.inf) -> Holder | None:
+        """Who is to be told some news, which concerns epochs up to this one."""
+        if device in self._coming:
+            self._called[device] = max(epoch, self._called.get(device, 0))
+        return self._holders.get(device)
 
     def join(self, holder: Holder) -> None:
         """From now on this connection is reached by its device's id; an older one is kicked.
@@ -84,13 +109,13 @@ class Hub:
 
     def wake(self, device: str) -> None:
         """See `Control.wake`."""
-        holder = self._holders.get(device)
+        holder = self._call(device)
         if holder is not None:
             holder.wake()
 
     def deliver(self, device: str, message: Message, after: int) -> None:
         """See `Control.deliver`."""
-        holder = self._holders.get(device)
+        holder = self._call(device)
         if holder is not None:
             holder.deliver(message, after)
 
@@ -100,12 +125,13 @@ class Hub:
 
     def wake_all(self) -> None:
         """See `Control.wake_all`."""
+        self._called.update(dict.fromkeys(self._coming, math.inf))
         for holder in self:
             holder.wake()
 
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
         """See `Control.kick`."""
-        holder = self._holders.get(device)
+        holder = self._call(device, epoch)
         if holder is None or holder.epoch > epoch:
             return
         if reason == STALE and by != ADMIN:
@@ -115,7 +141,7 @@ class Hub:
 
     def lost(self, device: str, epoch: int) -> None:
         """The store says that `epoch` holds the device no longer."""
-        holder = self._holders.get(device)
+        holder = self._call(device, epoch)
         if holder is not None and holder.epoch <= epoch:
             holder.lost()
 
@@ -126,6 +152,7 @@ class Hub:
 
     def lost_all(self) -> None:
         """See `Control.lost_all`."""
+        self._called.update(dict.fromkeys(self._coming, math.inf))
         for holder in self:
             holder.lost()
 

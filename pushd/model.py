@@ -141,10 +141,14 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bound:
-    """A login that succeeded: from now on `epoch` is the only one that may act for the device."""
+    """A login that succeeded: from now on `epoch` is the only one that may act for the device.
+
+    `waiting`: there may be messages in its inbox.
+    """
 
     epoch: int
     previous: Binding | None
+    waiting: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ What is in memory (sent and not confirmed, confirmed and not yet written to the 
 """
 
 import logging
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -19,7 +18,7 @@ from pushd import jsonbytes
 from pushd.backoff import persist
 from pushd.config.sections import SENDINGS
 from pushd.failpoint import failpoint
-from pushd.model import Ack, Confirm, Message, ReceiptState
+from pushd.model import Ack, Bound, Confirm, Message, ReceiptState
 from pushd.node import Node
 from pushd.peer import Peer
 
@@ -51,9 +50,9 @@ class Pump:
     is sent by whoever brings it, and its confirmation is written with those of other devices (`Confirmations`).
     """
 
-    def __init__(self, device: str, epoch: int, peer: Peer, node: Node, confirm: Confirm) -> None:
+    def __init__(self, device: str, bound: Bound, peer: Peer, node: Node, confirm: Confirm) -> None:
         self._device = device
-        self._epoch = epoch
+        self._epoch = bound.epoch
         self._peer = peer
         self._node = node
         self._confirm = confirm
@@ -62,8 +61,8 @@ class Pump:
         self._cursor = 0
         self._inflight: dict[int, InFlight] = {}
         self._confirmed: dict[int, ReceiptState] = {}
-        self._unread = True  # the inbox may have something after the cursor
-        self._tick = -math.inf  # when to look into the inbox although nobody said so
+        self._unread = bound.waiting  # the inbox may have something after the cursor
+        self._tick = trio.current_time() + TICK  # when to look into the inbox although nobody said so
         self._doubted = False  # what is confirmed must be written from here
         self._burst = 0
         self._work = trio.Event()  # one of these has changed
@@ -79,7 +78,10 @@ class Pump:
 
         If it is not the next one to be sent, or there is no room for it, it is left to be read.
         """
-        if not self._running or message.seq <= self._cursor:
+        if message.seq <= self._cursor:
+            return
+        if not self._running:  # yet, or any more
+            self.wake()
             return
         held = len(self._inflight) + len(self._confirmed)
         if after > self._cursor or held >= self._window or self._burst >= BURST:

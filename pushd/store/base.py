@@ -129,7 +129,7 @@ class Store(Protocol):
         Counts a takeover if another connection holds the device (refused: `Throttled`, nothing changed); gives an epoch
         greater than any before; remembers `topics` as the device's (until its next login); writes `online` or
         `takeover` to the status stream; tells the previous holder's node to kick it. With the same `conn` again: the
-        same answer, nothing written twice.
+        same answer, nothing written twice. Of what comes into the inbox after it was looked at, the node is told.
         """
 
     async def logout(self, device: str, epoch: int, reason: str) -> bool:

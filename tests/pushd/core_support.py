@@ -181,7 +181,7 @@ class World:
         peer = Peer(f"c{self.conns}")
         bound = await self.store.login(device, peer.id, identity.get("topics", ()))
         assert isinstance(bound, Bound), bound
-        held = Device(Identity(device, **identity), bound.epoch, peer, self.node)
+        held = Device(Identity(device, **identity), bound, peer, self.node)
         peer.on_disconnect = held.disconnected
         self.node.hub.join(held)
         self.nursery.start_soon(self._run, held)

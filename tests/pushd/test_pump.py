@@ -4,8 +4,9 @@ import trio
 import trio.testing
 
 from engineio_trio.errors import CloseReason
-from pushd.model import Confirm, Message, Stream
-from tests.pushd.core_support import open_world, until
+from pushd.device import Device
+from pushd.model import Confirm, Identity, Message, Stream
+from tests.pushd.core_support import Peer, open_world, until
 
 Clock = trio.testing.MockClock
 
@@ -21,6 +22,30 @@ async def test_replay_and_live_are_one_stream_in_order(mock_clock: Clock) -> Non
         assert [sent.args[1]["id"] for sent in peer.sent] == ["a", "b", "c"]
         assert peer.sent[0].event == "push"
         assert peer.sent[0].args == ({"n": 1}, {"id": "a", "seq": peer.seqs[0], "redelivered": False})
+
+
+async def test_an_inbox_that_the_login_saw_empty_is_not_read(mock_clock: Clock) -> None:
+    async with open_world(mock_clock) as world:
+        _, peer = await world.login()
+        await world.settle()
+        assert "fetch" not in world.store.tried
+        await world.push("a")
+        await until(lambda: peer.sent)
+        assert "fetch" not in world.store.tried
+
+
+async def test_a_message_that_comes_before_the_pump_runs_is_not_lost(mock_clock: Clock) -> None:
+    async with open_world(mock_clock) as world:
+        bound = await world.store.login("d1", "c1", [])
+        [receipt] = await world.push("a")
+        peer = Peer("c1")
+        device = Device(Identity("d1"), bound, peer, world.node)
+        world.node.hub.join(device)
+        world.node.hub.deliver("d1", Message(receipt.seq, "a", "push", "1", False), 0)
+        assert peer.sent == []
+        world.nursery.start_soon(device.run)
+        await until(lambda: peer.sent)
+        assert peer.seqs == [receipt.seq]
 
 
 async def test_an_ack_removes_the_message_and_is_told(mock_clock: Clock) -> None:

@@ -50,7 +50,7 @@ async def stored(store: Store, device: str, *ids: str) -> list[int]:
 
 async def test_login_binds_and_tells_the_status_stream_every_field(store: Store, backend: Backend) -> None:
     bound = await store.login("d", "c1", ["news", "all"])
-    assert bound == Bound(int(backend.clock.now * 1_000), None)
+    assert bound == Bound(int(backend.clock.now * 1_000), None, waiting=False)
     (entry,) = await everything(store, Stream.STATUS)
     assert entry.fields == {
         "device": "d",
@@ -76,7 +76,9 @@ async def test_takeover_kicks_the_previous_connection_and_fences_it(store: Store
     old = await bind(store, "d", "c1")
     await store.enqueue(push("p"), ["d"])
     new = await store.login("d", "c2", [])
-    assert new == Bound(old + 1, Binding("d", "n1", "c1", old)), "a frozen clock still gives a greater epoch"
+    assert isinstance(new, Bound)
+    assert new.epoch == old + 1, "a frozen clock still gives a greater epoch"
+    assert new.previous == Binding("d", "n1", "c1", old)
     assert backend.node.kicks == [("d", old, "takeover", "c2")]
     assert not await store.logout("d", old, "transport close")
     assert await store.beat([("d", old)]) == ["d"]
@@ -99,6 +101,62 @@ async def test_login_again_with_the_same_connection_answers_the_same(store: Stor
     assert await store.login("d", "c2", ["t"]) == first
     assert len(await everything(store, Stream.STATUS)) == 2
     assert len(backend.node.kicks) == 1
+
+
+async def test_login_says_whether_messages_wait(store: Store) -> None:
+    await stored(store, "d", "p")
+    first = await store.login("d", "c1", [])
+    assert isinstance(first, Bound)
+    assert first.waiting
+    assert await store.login("d", "c1", []) == first
+    [message] = await store.fetch("d", first.epoch, 0, 10)
+    await store.ack("d", first.epoch, [message.seq], ACKED)
+    second = await store.login("d", "c2", [])
+    assert isinstance(second, Bound)
+    assert not second.waiting
+    assert await store.login("d", "c2", []) == second
+
+
+async def test_many_logins_at_once_are_as_many_logins_one_by_one(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each with its own outcome: new, with new topics, after others, taken over, over and over, refused."""
+    async with backend.open(limits=Limits(takeovers=1)) as store:
+        topical = {f"topical{number}" for number in range(3)}
+        for name in topical:
+            await store.login(name, "c0", [f"old-{name}", "both"])
+        await bind(store, "busy", "c0")
+        assert isinstance(await store.login("busy", "c1", []), Bound)
+        await stored(store, "waiting", "p")
+        await bind(store, "same", "c1")
+        outcomes: dict[str, Bound | Throttled] = {}
+        throttled: dict[str, Throttled | None] = {}
+        names = (*topical, "busy", "waiting", "same", *(f"d{number}" for number in range(150)))
+
+        async def come(device: str) -> None:
+            throttled[device] = await store.admits(device)
+            outcomes[device] = await store.login(device, "c1" if device == "same" else "c2", ["new", "both", device])
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(come, name)
+        refused = {name for name, outcome in outcomes.items() if isinstance(outcome, Throttled)}
+        assert refused == {name for name, answer in throttled.items() if answer is not None} == {"busy"}
+        bound = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Bound)}
+        assert {name for name, one in bound.items() if one.waiting} == {"waiting"}
+        assert {name for name, one in bound.items() if one.previous is not None} == topical
+        for name, one in bound.items():
+            record = await store.device(name)
+            assert record is not None
+            wanted = () if name == "same" else tuple(sorted({"both", "new", name}))
+            assert (record.epoch, record.topics) == (one.epoch, wanted)
+            assert await store.members(name, "", 10) == ([] if name == "same" else [name])
+        for name in topical:
+            assert await store.members(f"old-{name}", "", 10) == []
+        assert await store.members("both", "", 200) == sorted(bound.keys() - {"same"})
+        begun = [name for name, conn in await told(store, Stream.STATUS, "device", "conn") if conn == "c2"]
+        assert sorted(begun) == sorted(bound.keys() - {"same"})
+        assert "one by one" not in caplog.text, "the server did not like what they asked for together"
 
 
 async def test_logout_ends_an_epoch_once(store: Store) -> None:

@@ -2,27 +2,46 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final, NamedTuple
+
+import trio
 
 from pushd.errors import StoreUnavailable
 from pushd.model import Binding, Bound, Throttled
 from pushd.store.redis.context import WHOLE, Context, micros, node_of, side_by_side
 from pushd.store.redis.control import tell
 from pushd.store.redis.keys import Bucket
+from pushd.store.redis.replies import Argument
+from pushd.store.redis.rounds import Rounds
 from pushd.store.redis.scripts import MOST, Script
 from pushd.store.staleness import Staleness
 
+ADMITS: Final = Script("admits")
 LOGIN: Final = Script("login")
 END: Final = Script("end")
 BEAT: Final = Script("beat")
 STALE: Final = Script("stale")
 
+LOGINS: Final = 64  # in one call: each changes half a dozen keys there, and wakes a task here that has much to do
+
+
+class _Login(NamedTuple):
+    """What a login asks for. Topics are joined by commas; `old`: those that the device is assumed to have."""
+
+    device: str
+    conn: str
+    new: str
+    old: str
+
 
 class Bindings:
-    """The part of `Store` that is about bindings."""
+    """The part of `Store` that is about bindings. Logins of many tasks go in rounds, as does the question before."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, nursery: trio.Nursery) -> None:
         self._context = context
+        buckets = context.keys.buckets
+        self._asked = [Rounds(partial(self._ask, bucket), nursery, LOGINS) for bucket in buckets]
+        self._logins = [Rounds(partial(self._log_in, bucket), nursery, LOGINS) for bucket in buckets]
         self._staleness: dict[int, Staleness] = {}  # each bucket's server has a clock of its own
 
     async def begin(self) -> None:
@@ -36,43 +55,53 @@ class Bindings:
 
     async def admits(self, device: str) -> Throttled | None:
         """See `Store.admits`."""
-        bucket = self._context.keys.of(device)
-        holder, taken = await self._context.client.execute(bucket.alive, "HMGET", bucket.device(device), "n", "k")
-        if holder is None or taken is None:
-            return None
+        wait = await self._asked[self._context.keys.of(device).number].call(device)
+        return None if wait is None else Throttled(int(wait) / WHOLE)
+
+    async def _ask(self, bucket: Bucket, devices: Sequence[str]) -> Sequence[bytes | None]:
         limits = self._context.limits
-        now = await self._context.runner.now(bucket.alive)
-        ages = [now - int(time) / WHOLE for time in taken.split()]
-        recent = sorted(age for age in ages if 0 <= age < limits.takeover_window)
-        if len(recent) < limits.takeovers:
-            return None
-        return Throttled(limits.takeover_window - recent[limits.takeovers - 1])
+        window = micros(limits.takeover_window)
+        keys = [bucket.device(device) for device in devices]
+        answer: list[bytes | None] = await self._context.runner.run(ADMITS, keys, limits.takeovers, window)
+        return answer
 
     async def login(self, device: str, conn: str, topics: Sequence[str]) -> Bound | Throttled:
         """See `Store.login`."""
+        self._context.lease.check()
+        rounds = self._logins[self._context.keys.of(device).number]
+        new, old = ",".join(sorted(set(topics))), ""
+        while True:
+            outcome = await rounds.call(_Login(device, conn, new, old))
+            if not isinstance(outcome, str):
+                return outcome
+            old = outcome
+
+    async def _log_in(self, bucket: Bucket, logins: Sequence["_Login"]) -> Sequence[Bound | Throttled | str]:
+        """For each what came of it, or the topics that the device has had if the assumption about them was wrong."""
         context, limits = self._context, self._context.limits
         context.lease.check()
-        bucket, me = context.keys.of(device), context.lease.incarnation
-        fixed = (bucket.device(device), bucket.alive, bucket.bound(me), bucket.status, bucket.all)
-        new = ",".join(sorted(set(topics)))
-        old = ""
-        while True:
-            members = [bucket.topic(topic) for topic in (*new.split(","), *old.split(",")) if topic]
-            answer = await context.runner.run_confirmed(
-                LOGIN,
-                (*fixed, bucket.floor, *members),
-                *(device, conn, me, new, old, limits.takeovers, micros(limits.takeover_window), context.keys.channels),
-            )
-            kind, value = answer[0], answer[1].decode()
-            if kind == b"throttled":
-                return Throttled(int(value) / WHOLE)
-            if kind != b"topics":
-                break
-            old = value
-        previous = _previous(device, answer[2].decode())
+        me = context.lease.incarnation
+        keys = [bucket.alive, bucket.bound(me), bucket.status, bucket.all, bucket.floor]
+        facts: list[Argument] = []
+        for login in logins:
+            keys += (bucket.device(login.device), bucket.inbox(login.device))
+            if login.new or login.old:
+                keys += [bucket.topic(topic) for topic in (*login.new.split(","), *login.old.split(",")) if topic]
+            facts += login
+        common = (limits.takeovers, micros(limits.takeover_window), context.keys.channels)
+        answers = await context.runner.run_confirmed(LOGIN, keys, me, *common, *facts)
+        return [self._outcome(login, answer, me) for login, answer in zip(logins, answers, strict=True)]
+
+    def _outcome(self, login: "_Login", answer: Sequence[Any], me: str) -> Bound | Throttled | str:
+        kind, value = answer[0], answer[1].decode()
+        if kind == b"throttled":
+            return Throttled(int(value) / WHOLE)
+        if kind == b"topics":
+            return str(value)
+        previous = _previous(login.device, answer[2].decode())
         if kind == b"bound" and previous is not None and previous[0] == me:
-            tell(context.control.kick, device, previous[1].epoch, "takeover", conn)
-        return Bound(int(value), previous[1] if previous else None)
+            tell(self._context.control.kick, login.device, previous[1].epoch, "takeover", login.conn)
+        return Bound(int(value), previous[1] if previous else None, answer[3] > 0)
 
     async def logout(self, device: str, epoch: int, reason: str) -> bool:
         """See `Store.logout`."""

@@ -141,7 +141,7 @@ class RedisStore:
         self.tally = context.tally
         self._context = context
         self._deployment = deployment
-        self._bindings = Bindings(context)
+        self._bindings = Bindings(context, nursery)
         self._messages = Messages(context)
         self._streams = Streams(context, nursery)
         self._directory = Directory(context)

@@ -10,7 +10,7 @@ from pushd.model import Binding, Bound, StatusEvent, Throttled
 from pushd.store.sqlite import streams
 from pushd.store.sqlite.transaction import Transaction
 
-_HOLDER = "SELECT no, epoch, conn, node, previous, takeovers, topics FROM device WHERE id = ?"
+_HOLDER = "SELECT no, epoch, conn, node, previous, takeovers, topics, inbox FROM device WHERE id = ?"
 _BIND = """UPDATE device SET epoch = ?, conn = ?, node = ?, previous = ?, takeovers = ?, topics = ?,
            since = ?, seen = ?, changed = ? WHERE no = ?"""
 _UNBIND = "UPDATE device SET conn = '', node = '', previous = '', since = ?, changed = ? WHERE id = ? AND epoch = ?"
@@ -59,9 +59,10 @@ def login(tx: Transaction, device: str, conn: str, topics: Sequence[str]) -> Bou
     if row is None:
         create(tx, device)
         row = tx.db.execute(_HOLDER, (device,)).fetchone()
-    number, last_epoch, holder, holder_node, previous_json, takeovers_json, old_topics = row
+    number, last_epoch, holder, holder_node, previous_json, takeovers_json, old_topics, inbox = row
     if holder == conn:
-        return Bound(last_epoch, msgspec.json.decode(previous_json, type=Binding) if previous_json else None)
+        before = msgspec.json.decode(previous_json, type=Binding) if previous_json else None
+        return Bound(last_epoch, before, inbox > 0)
     previous = Binding(device, holder_node, holder, last_epoch) if holder else None
     if previous is not None:
         takeovers = msgspec.json.decode(takeovers_json, type=list[float])
@@ -78,7 +79,7 @@ def login(tx: Transaction, device: str, conn: str, topics: Sequence[str]) -> Bou
     streams.status(tx, StatusEvent.TAKEOVER if previous else StatusEvent.ONLINE, binding, "login")
     if previous is not None:
         tx.notices.append(partial(tx.context.control.kick, device, previous.epoch, "takeover", conn))
-    return Bound(binding.epoch, previous)
+    return Bound(binding.epoch, previous, inbox > 0)
 
 
 def _set_topics(tx: Transaction, device: str, old: Sequence[str], new: Sequence[str]) -> None:
