@@ -126,6 +126,9 @@ class Neighbours:
         self._others = {str(other): other for other in range(1, post.count + 1) if other != number}
         self._waiting = {other: trio.Lock() for other in self._others.values()}  # for room in an inbox: one at a time
         self._full: set[int] = set()  # those that could not take a connection the last time
+        self._attending = trio.CancelScope()
+        self._relays = 0
+        self._relayed = trio.Event()  # one of them has ended
         self._buffer = bytearray(post.door(number).getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
 
     def new_sid(self) -> str:
@@ -150,8 +153,13 @@ class Neighbours:
         with ours:
             with theirs:
                 self._check(to, await self._put(to, Kind.CONNECTION, message, theirs.fileno()))
-            async with _stream(ours) as tunnel:
-                await relay(stream, tunnel, write_timeout)
+            self._relays += 1
+            try:
+                async with _stream(ours) as tunnel:
+                    await relay(stream, tunnel, write_timeout)
+            finally:
+                self._relays -= 1
+                self._relayed.set()
 
     def _check(self, to: int, fate: Fate) -> None:
         if fate is Fate.TAKEN:
@@ -221,6 +229,7 @@ class Neighbours:
     async def attend(self, adopt: Adopt, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take out of our inbox until cancelled: `adopt(socket, remote, data)` runs for each connection, in a task."""
         async with trio.open_nursery() as nursery:
+            self._attending = nursery.cancel_scope
             self._post.attend(self.number, True)
             task_status.started()
             try:
@@ -231,6 +240,16 @@ class Neighbours:
                             break
             finally:
                 self._post.attend(self.number, False)
+
+    async def part(self) -> None:
+        """Take nothing more, end the connections that were taken, and wait until the others have ended what is relayed.
+
+        When all workers stop at the same time, a session hears of that before the connection to its client is cut.
+        """
+        self._attending.cancel()
+        while self._relays:
+            self._relayed = trio.Event()
+            await self._relayed.wait()
 
     def _take_one(self, adopt: Adopt, nursery: trio.Nursery) -> bool:
         taken = self._post.take(self.number, self._buffer)

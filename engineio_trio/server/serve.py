@@ -72,6 +72,8 @@ class Service:
                     await self._stopping.wait()
                     accepting.cancel_scope.cancel()
                 await self._close_all()
+                if neighbours is not None:
+                    await neighbours.part()
                 nursery.cancel_scope.cancel()
         finally:
             self._serving = 0
