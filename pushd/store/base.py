@@ -177,7 +177,8 @@ class Store(Protocol):
     async def uplink(self, device: str, epoch: int, conn: str, entry: str, event: str, data: str) -> None:
         """Write one entry of the uplink stream (once for an `entry` id). Raises StaleEpoch.
 
-        Those of a device come one after the other: an `entry` is known again until the next one is written.
+        Those of a device come one after the other: an `entry` is known again until the next one is written, and, if it
+        is `conn:number` with numbers that rise, afterwards too.
         """
 
     async def uplink_each(self, uplinks: Sequence[Uplink]) -> list[Outcome]:

@@ -629,6 +629,17 @@ async def test_uplink_has_every_field_and_is_written_once(store: Store, backend:
     assert second.fields["id"] == "u2"
 
 
+async def test_an_uplink_that_was_on_its_way_for_long_is_not_written_again(store: Store) -> None:
+    """I7, F10: one that was given up and repeated, and arrives behind those that came after it."""
+    epoch = await bind(store, "d", "c1")
+    for number in (8, 9, 10, 9, 8, 10, 11):
+        await store.uplink("d", epoch, "c1", f"c1:{number}", "report", str(number))
+    epoch = await bind(store, "d", "c2")
+    await store.uplink("d", epoch, "c2", "c2:1", "report", "1")
+    entries = await everything(store, Stream.UPLINK)
+    assert [entry.fields["data"] for entry in entries] == ["8", "9", "10", "11", "1"]
+
+
 async def test_uplinks_of_many_devices_each_go_their_way(store: Store) -> None:
     """I3, I7: a device that is somebody else's does not stop the others; a repetition writes nothing twice."""
     uplinks = []
