@@ -31,7 +31,7 @@ class Size:
     connections: int = 30_000
     workers: int = 2
     loaders: int = 2
-    window: int = 3
+    window: int = 2
     nap: float = 0.001  # of the load before each look: a load that sleeps need not be woken for each message
     seconds: float = 20.0
     ping_interval: float = 25.0  # of the library's server
@@ -48,7 +48,7 @@ FIGURES = [
     Figure(NAME, "memory_kb", f"{_TITLE}, memory", "KB each", Better.LESS),
     Figure(NAME, "server_cpu", f"{_TITLE}, processors that the workers used", "of the machine's", Better.LESS),
     Figure(NAME, "load_cpu", f"{_TITLE}, processors that the load used", "of the machine's", Better.LESS),
-    Figure(NAME, "files", f"{_TITLE}, open files of the fullest process", "", Better.LESS),
+    Figure(NAME, "files", f"{_TITLE}, open files of the fullest process", "files", Better.LESS),
 ]
 
 

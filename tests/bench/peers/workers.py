@@ -24,20 +24,22 @@ def echo(socket: Socket, payload: str) -> None:
 
 async def main(worker: Worker) -> None:
     """One process."""
+    async with trio.open_nursery() as nursery:
 
-    @server.on("fan")
-    async def fan(socket: Socket, payload: str) -> None:
-        async with trio.open_nursery() as nursery:
+        @server.on("fan")
+        async def fan(socket: Socket, payload: str) -> None:
+            # not awaited: all workers are at it at the same time, and none waits for the slowest
             nursery.start_soon(partial(worker.ask, payload.encode(), timeout=30.0))
-            await trio.lowlevel.checkpoint()  # the others begin first, so that all are at it at the same time
+            await trio.lowlevel.checkpoint()
             server.emit("fan", payload)
 
-    @worker.on_question
-    async def heard(payload: bytes) -> bytes:
-        server.emit("fan", payload.decode())
-        return b""
+        @worker.on_question
+        async def heard(payload: bytes) -> bytes:
+            server.emit("fan", payload.decode())
+            return b""
 
-    await worker.serve(server, port)
+        await worker.serve(server, port)
+        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
