@@ -85,6 +85,11 @@ class Hub:
             self._called[device] = max(epoch, self._called.get(device, 0))
         return self._holders.get(device)
 
+    def _call_all(self) -> Iterator[Holder]:
+        """Everybody is to be told some news; who is logging in, too."""
+        self._called.update(dict.fromkeys(self._coming, math.inf))
+        return iter(self)
+
     def join(self, holder: Holder) -> None:
         """From now on this connection is reached by its device's id; an older one is kicked.
 
@@ -125,8 +130,7 @@ class Hub:
 
     def wake_all(self) -> None:
         """See `Control.wake_all`."""
-        self._called.update(dict.fromkeys(self._coming, math.inf))
-        for holder in self:
+        for holder in self._call_all():
             holder.wake()
 
     def kick(self, device: str, epoch: int, reason: str, by: str) -> None:
@@ -152,8 +156,7 @@ class Hub:
 
     def lost_all(self) -> None:
         """See `Control.lost_all`."""
-        self._called.update(dict.fromkeys(self._coming, math.inf))
-        for holder in self:
+        for holder in self._call_all():
             holder.lost()
 
     def __len__(self) -> int:

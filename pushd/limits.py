@@ -20,19 +20,23 @@ class Budget:
 
     def wait(self, key: str, now: float) -> float:
         """Seconds until the key may spend one again; 0.0 when it may now. Changes nothing."""
-        return max(0.0, (self._spent_now(key, now) + 1.0 - self._burst) / self._rate)
+        return self._short(self._spent_now(key, now) + 1.0)
 
     def take(self, key: str, now: float) -> float:
         """Spend one if the key may now, and 0.0; else the seconds until it may, and nothing is changed."""
         spent = self._spent_now(key, now) + 1.0
-        if spent > self._burst:
-            return (spent - self._burst) / self._rate
+        if wait := self._short(spent):
+            return wait
         self._note(key, spent, now)
         return 0.0
 
     def spend(self, key: str, now: float) -> None:
         """The key has used one, whether or not it had one left (debts do not grow: waiting out one is enough)."""
         self._note(key, min(self._spent_now(key, now) + 1.0, self._burst), now)
+
+    def _short(self, spent: float) -> float:
+        """Seconds until that much may have been spent."""
+        return max(0.0, (spent - self._burst) / self._rate)
 
     def _note(self, key: str, spent: float, now: float) -> None:
         self._spent[key] = (spent, now)

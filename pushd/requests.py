@@ -24,8 +24,6 @@ TTL_MAX: Final = 366 * 86_400.0
 KICKED: Final = "kicked"  # the daemon's own event
 PUSH_FIELDS: Final = dict.fromkeys(("to", "event", "data", "id", "ttl", "qos"))
 RECONCILE_FIELDS: Final = dict.fromkeys(("id", "devices"))
-
-
 _QOS: Final = {"0": 0, "1": 1}
 
 
