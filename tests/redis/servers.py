@@ -279,11 +279,15 @@ class Cluster:
         return "redis+cluster://" + ",".join(f"{LOCAL}:{node.port}" for node in self.nodes)
 
     def add_replica(self, master: Server) -> Server:
-        """One more node, which follows a master and takes over if it dies; ended with the cluster."""
+        """One more node, which follows a master and takes over if it dies; ended with the cluster.
+
+        It is told whom to follow only when it knows which slots those are: promoted without, it would serve none.
+        """
         node = _cluster_node(master.folder.parent / f"r{len(self.nodes)}", master.flavour).start()
         self.nodes.append(node)
         _meet(master, node)
-        until(lambda: self.id(master) in node.ask("CLUSTER", "NODES"), "the replica knows its master")
+        whole = f"cluster_slots_ok:{SLOTS}"
+        until(lambda: whole in str(node.ask("CLUSTER", "INFO")).split(), "the replica knows who serves each slot")
         node.ask("CLUSTER", "REPLICATE", self.id(master))
         until(lambda: node.info("replication").get("master_link_status") == "up", "the replica is connected")
         for each in self.nodes:
