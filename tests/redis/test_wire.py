@@ -191,6 +191,23 @@ async def test_a_connection_that_makes_no_sense_ends(
         assert str(wire.failure).startswith(failure_text)
 
 
+async def test_why_the_server_closed_is_told_though_it_has_not_read_everything() -> None:
+    """On real sockets: a close with unread bytes resets the connection, behind what the server said."""
+    ours, theirs = trio.socket.socketpair()
+    wire = Wire(trio.SocketStream(ours), TIMEOUT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.run)
+
+        async def refuse() -> None:
+            await trio.lowlevel.wait_readable(theirs)
+            await theirs.send(b"-ERR max number of clients reached\r\n")
+            theirs.close()
+
+        nursery.start_soon(refuse)
+        with pytest.raises(StoreUnavailable, match=r"the server closed the connection \(ERR max number"):
+            await wire.execute([("HELLO", 3), ("PING",)])
+
+
 async def test_i5_too_many_commands_are_refused_at_once(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -144,7 +144,9 @@ class Wire:
         except _Lost as loss:
             self.close(str(loss))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.close(f"the connection broke ({error.__cause__ or error})")
+            word = self._last_word()  # a server that closes without having read everything resets the connection
+            cause = error.__cause__ or error
+            self.close(f"the server closed the connection{word}" if word else f"the connection broke ({cause})")
 
     async def _send(self) -> None:
         while True:
