@@ -97,6 +97,25 @@ async def test_one_that_waits_no_longer_disturbs_nobody(autojump_clock: trio.tes
         assert await rounds.call(2) == 4
 
 
+async def test_one_that_is_given_up_before_its_round_is_not_carried_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nobody would know what came of it: a login would hold its device for a connection that has gone."""
+    server = Server()
+    async with trio.open_nursery() as nursery:
+        rounds = Rounds(server.carry, nursery, 2)
+        nursery.start_soon(rounds.call, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await rounds.call(2)
+        nursery.start_soon(rounds.call, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(rounds.call, 4)
+        await trio.testing.wait_all_tasks_blocked()
+        server.free.set()
+    assert server.calls == [[1], [3, 4]]
+
+
 async def test_whoever_waits_when_the_store_closes_is_told(autojump_clock: trio.testing.MockClock) -> None:
     server = Server()
     told = 0

@@ -1,6 +1,8 @@
 """Nodes that share a store: who is told what, who is dead, and who finds out."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -8,10 +10,13 @@ import trio
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.model import Message, ReceiptState, Stream
 from pushd.store.base import Deployment, Limits
+from pushd.store.redis.replies import Argument
+from pushd.store.redis.topology import Client
 from tests.patience import PATIENCE
 from tests.pushd.stores import everything, push
+from tests.redis.clients import eventually
 from tests.redis.nodes import Peer, check_status, peer, status, until
-from tests.redis.proxy import proxied
+from tests.redis.proxy import Proxy, proxied
 from tests.redis.servers import FLAVOURS, Server, server
 
 SILENT = Deployment(lease=30.0, refresh=10.0)
@@ -262,6 +267,73 @@ async def test_two_nodes_of_one_name_are_two(redis: Server) -> None:
         assert bound_again.previous.node == "same"
         await until(lambda: answer(one.node.kicks))
         assert one.node.kicks == [("d", old, "takeover", "c2")]
+
+
+# ---- what a network delivers late ----
+
+
+@asynccontextmanager
+async def parted(redis: Server) -> AsyncIterator[tuple[Proxy, Peer, Peer]]:
+    """Two nodes, the first of them behind a proxy."""
+    async with (
+        proxied(redis) as proxy,
+        peer(proxy.url, "n1", deployment=SILENT) as one,
+        peer(redis.url, "n2", deployment=SILENT) as two,
+    ):
+        yield proxy, one, two
+
+
+async def test_a_login_that_comes_too_late_takes_nobody_over(redis: Server) -> None:
+    """I3: its node has given it up, and the device is elsewhere by now. Meant again, the same login is a takeover."""
+    async with parted(redis) as (proxy, one, two):
+        await one.bind("other", "c0")
+        proxy.black_hole = True
+        with pytest.raises(StoreUnavailable, match="no reply within"):
+            await one.store.login("d", "c1", [])
+        epoch = await two.bind("d", "c2")
+        await one_script_more(redis, partial(setattr, proxy, "black_hole", False))
+        assert await two.store.beat([("d", epoch)]) == []
+        assert (one.node.kicks, two.node.kicks) == ([], [])
+        check_status(await status(two), {"other", "d"})
+        bound_again = await until(lambda: or_none(lambda: one.store.login("d", "c1", [])))
+        assert bound_again.previous is not None
+        assert bound_again.previous.epoch == epoch
+        assert (await one.store.login("d", "c1", [])) == bound_again
+        await until(lambda: answer(two.node.kicks))
+        check_status(await status(two), {"other", "d"})
+
+
+async def one_script_more(redis: Server, act: Callable[[], object]) -> None:
+    """Do something, and wait until the server has run a script: nodes whose leases are long run none by themselves."""
+
+    def calls() -> int:
+        fields = redis.info("commandstats")["cmdstat_evalsha"].split(",")
+        return int(fields[0].removeprefix("calls="))
+
+    before = calls()
+    act()
+    await eventually(lambda: calls() > before)
+
+
+async def test_a_kick_that_comes_too_late_ends_no_newer_login(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3: an operator meant the connection that was there then."""
+    async with parted(redis) as (proxy, one, two):
+        await two.bind("d", "c1")
+        execute = Client.execute
+
+        async def and_part(client: Client, key: str, *command: Argument) -> object:
+            reply = await execute(client, key, *command)
+            proxy.black_hole = command[0] == "HMGET"
+            return reply
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "execute", and_part)
+            with pytest.raises(StoreUnavailable, match="no reply within"):
+                await one.store.kick("d", "operator", "admin")
+        epoch = await two.bind("d", "c2")
+        await one_script_more(redis, partial(setattr, proxy, "black_hole", False))
+        assert await two.store.beat([("d", epoch)]) == []
+        check_status(await status(two), {"d"})
 
 
 # ---- consumer groups ----

@@ -14,6 +14,7 @@ from pushd.store.redis.keys import Bucket
 from pushd.store.redis.replies import Argument
 from pushd.store.redis.rounds import Rounds
 from pushd.store.redis.scripts import MOST, Script
+from pushd.store.redis.topology import TIMEOUT
 from pushd.store.staleness import Staleness
 
 ADMITS: Final = Script("admits")
@@ -42,16 +43,23 @@ class Bindings:
         buckets = context.keys.buckets
         self._asked = [Rounds(partial(self._ask, bucket), nursery, LOGINS) for bucket in buckets]
         self._logins = [Rounds(partial(self._log_in, bucket), nursery, LOGINS) for bucket in buckets]
-        self._staleness: dict[int, Staleness] = {}  # each bucket's server has a clock of its own
+        # Each bucket's server has a clock of its own.
+        self._staleness: dict[int, Staleness] = {}
+        self._ahead: dict[int, float] = {}  # its time minus ours, as of its last answer; less by that answer's way
 
     async def begin(self) -> None:
         """From now on it counts how long devices are silent. Raises StoreUnavailable."""
 
         async def one(bucket: Bucket) -> None:
-            now = await self._context.runner.now(bucket.alive)
+            now = await self._now(bucket)
             self._staleness[bucket.number] = Staleness(self._context.limits.stale_after, now)
 
         await side_by_side([partial(one, bucket) for bucket in self._context.keys.buckets])
+
+    async def _now(self, bucket: Bucket) -> float:
+        now = await self._context.runner.now(bucket.alive)
+        self._ahead[bucket.number] = now - trio.current_time()
+        return now
 
     async def admits(self, device: str) -> Throttled | None:
         """See `Store.admits`."""
@@ -89,8 +97,13 @@ class Bindings:
                 keys += [bucket.topic(topic) for topic in (*login.new.split(","), *login.old.split(",")) if topic]
             facts += login
         common = (limits.takeovers, micros(limits.takeover_window), context.keys.channels)
-        answers = await context.runner.run_confirmed(LOGIN, keys, me, *common, *facts)
-        return [self._outcome(login, answer, me) for login, answer in zip(logins, answers, strict=True)]
+        for _ in range(2):  # the server's clock may have been set forward since it was read: its answer says so
+            until = micros(trio.current_time() + self._ahead[bucket.number] + TIMEOUT)
+            now, *answers = await context.runner.run_confirmed(LOGIN, keys, me, until, *common, *facts)
+            self._ahead[bucket.number] = now / WHOLE - trio.current_time()
+            if answers:
+                return [self._outcome(login, answer, me) for login, answer in zip(logins, answers, strict=True)]
+        raise StoreUnavailable(f"a login came to the server more than {TIMEOUT:g} s after it was sent, and did nothing")
 
     def _outcome(self, login: "_Login", answer: Sequence[Any], me: str) -> Bound | Throttled | str:
         kind, value = answer[0], answer[1].decode()
@@ -111,10 +124,13 @@ class Bindings:
     async def kick(self, device: str, reason: str, by: str) -> bool:
         """See `Store.kick`."""
         bucket = self._context.keys.of(device)
-        holder = await self._context.client.execute(bucket.alive, "HGET", bucket.device(device), "n")
-        if holder is None:
-            return False
-        return bool(await self._end(bucket, [device], holder.decode(), ("any", ""), reason, by))
+        while True:
+            key = bucket.device(device)
+            epoch, holder = await self._context.client.execute(bucket.alive, "HMGET", key, "e", "n")
+            if holder is None:
+                return False
+            if await self._end(bucket, [device], holder.decode(), ("epoch", epoch), reason, by):
+                return True  # else another login was faster
 
     async def beat(self, alive: Sequence[tuple[str, int]]) -> list[str]:
         """See `Store.beat`."""
@@ -155,7 +171,7 @@ class Bindings:
 
     async def end_stale(self, bucket: Bucket) -> int:
         """End bindings of a bucket that have not been heard of for too long; answers how many."""
-        now = await self._context.runner.now(bucket.alive)
+        now = await self._now(bucket)
         staleness = self._staleness_of(bucket)
         before = staleness.before(now) * 1_000
         ended = 0
@@ -170,7 +186,7 @@ class Bindings:
 
     async def _stale_before(self, bucket: Bucket) -> float:
         """Unix milliseconds: who was not seen since is stale. Minus infinity: nobody can be called so."""
-        now = await self._context.runner.now(bucket.alive)
+        now = await self._now(bucket)
         return self._staleness_of(bucket).before(now) * 1_000
 
     def _staleness_of(self, bucket: Bucket) -> Staleness:
@@ -197,7 +213,7 @@ class Bindings:
         bucket: Bucket,
         devices: Sequence[str],
         holder: str,
-        condition: tuple[str, str | int],
+        condition: tuple[str, Argument],
         reason: str,
         by: str = "",
         *,

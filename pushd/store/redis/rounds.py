@@ -70,13 +70,22 @@ class Rounds(Generic[Item, Answer]):
     async def _run(self) -> None:
         """Carry out what waits, until nothing does."""
         try:
-            while self._waiting:
-                await self._turn([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
+            while calls := self._next():
+                await self._turn(calls)
         finally:
             self._busy = False
             for call in self._waiting:  # cancelled: the store is being closed
                 self._fail(call, StoreUnavailable("the store is closed"))
             self._waiting.clear()
+
+    def _next(self) -> Sequence[_Call[Item, Answer]]:
+        """The calls of the next round. Those that were abandoned are left out: nobody would know what came of them."""
+        calls: list[_Call[Item, Answer]] = []
+        while self._waiting and len(calls) < self._most:
+            call = self._waiting.popleft()
+            if call.task is not None:
+                calls.append(call)
+        return calls
 
     async def _turn(self, calls: Sequence[_Call[Item, Answer]]) -> None:
         """One round. Items that the server does not like fail alone: then each is carried out by itself."""

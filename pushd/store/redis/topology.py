@@ -20,6 +20,7 @@ from pushd.store.redis.routing import Arrangement, Master, Send, Single
 from pushd.store.redis.sentinel import Sentinels
 
 PATIENCE = 10.0  # seconds
+TIMEOUT = 2.0  # seconds that a reply may take; then the connection is given up
 
 
 class Client:
@@ -126,7 +127,9 @@ class _Closed:
 
 
 @asynccontextmanager
-async def open_client(address: Address, *, timeout: float = 2.0, patience: float = PATIENCE) -> AsyncIterator[Client]:
+async def open_client(
+    address: Address, *, timeout: float = TIMEOUT, patience: float = PATIENCE
+) -> AsyncIterator[Client]:
     """A client that has reached its servers, as long as the context lasts.
 
     A reply may take `timeout` seconds; the first connection `patience` seconds, then StoreUnavailable is raised (with

@@ -2,19 +2,17 @@
 -- KEYS  alive, bound (to `holder`), status, then each device
 -- ARGV  now, incarnation, holder (an incarnation), condition and its value, reason, by (who has their connections
 --       closed; '': nobody), prefix of control channels, then each device id
---       conditions: epoch <epoch> of this node; node <incarnation>; stale <ms>: not seen since; any
+--       conditions: epoch <epoch> of the holder; node <incarnation>; stale <ms>: not seen since
 -- ->  for each device its ended "epoch incarnation", 'kept' if the condition does not hold, 'free' if nobody holds it
 -- The first write frees memory: this works when the server is full.
 local me, holder, condition, value, reason, by, channels = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local function holds(device, epoch, node)
     if condition == 'epoch' then
-        return epoch == value and node == me
+        return epoch == value and node == holder
     elseif condition == 'node' then
         return node == value
-    elseif condition == 'stale' then
-        return tonumber(redis.call('ZSCORE', KEYS[1], device) or 0) < tonumber(value)
     end
-    return condition == 'any'
+    return tonumber(redis.call('ZSCORE', KEYS[1], device) or 0) < tonumber(value)
 end
 local answers = {}
 for index = 9, #ARGV do

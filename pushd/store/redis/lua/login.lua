@@ -2,14 +2,17 @@
 -- Bind devices to connections of a node, one after the other, in one step.
 -- KEYS  alive, bound (to this node), status, all, floor, then of each place: device, inbox, a topic's members for each
 --       new topic, and then for each assumed old one
--- ARGV  now, incarnation, takeovers allowed, their window (us), prefix of control channels, then of each place: device
---       id, conn, new topics and assumed old topics (each joined by commas)
--- ->  of each place
+-- ARGV  now, incarnation, until when the caller waits for it (us), takeovers allowed, their window (us), prefix of
+--       control channels, then of each place: device id, conn, new topics and assumed old topics (each joined by commas)
+-- ->  now; nothing else if it came too late: nothing was changed. Then of each place
 --     bound <epoch> <previous> <waiting>  previous is '' or "epoch incarnation conn"; waiting: how many messages are in
 --                                     the inbox. 'same' in place of 'bound' for a connection that is bound already
 --     throttled <us to wait>          nothing was changed
 --     topics <stored topics>          the assumption about the old topics was wrong: nothing was changed, call again
-local me, allowed, window, channels = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local me, allowed, window, channels = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+if now > tonumber(ARGV[3]) then -- a network held it back: the connections that it speaks of have been given up
+    return {now}
+end
 local no_topics = {}
 
 local function split(topics)
@@ -100,11 +103,11 @@ local function login(key, inbox, members, device, conn, topics, new_topics, assu
     return {'bound', epoch, previous, redis.call('LLEN', inbox)}
 end
 
-local answers, key = {}, 6
-for place = 1, (#ARGV - 5) / 4 do
-    local device, conn, topics, assumed = unpack(ARGV, 4 * place + 2, 4 * place + 5)
+local answers, key = {now}, 6
+for place = 1, (#ARGV - 6) / 4 do
+    local device, conn, topics, assumed = unpack(ARGV, 4 * place + 3, 4 * place + 6)
     local new_topics = split(topics)
-    answers[place] = login(KEYS[key], KEYS[key + 1], key + 2, device, conn, topics, new_topics, assumed)
+    answers[place + 1] = login(KEYS[key], KEYS[key + 1], key + 2, device, conn, topics, new_topics, assumed)
     key = key + 2 + #new_topics + #split(assumed)
 end
 return answers
