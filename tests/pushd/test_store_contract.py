@@ -736,6 +736,17 @@ async def test_streams_keep_their_newest_entries_and_never_trim_what_is_not_done
 # ---- what is known ----
 
 
+async def test_a_device_that_never_came_is_known_when_its_message_has_expired(backend: Backend) -> None:
+    async with backend.open(Limits()) as store:
+        await store.enqueue(push("p", ttl=10), ["d"])
+        backend.clock.now += 11
+        await store.sweep()
+        record = await store.device("d")
+        assert record is not None
+        assert (record.online, record.inbox) == (False, 0)
+        assert await store.devices("", 10, online=False) == [record]
+
+
 async def test_members_and_devices_are_listed_in_pages(store: Store) -> None:
     for name, topics in (("c", ["x"]), ("a", ["x", "y"]), ("b", ["y"])):
         await bind(store, name, f"conn-{name}", *topics)

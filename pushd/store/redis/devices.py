@@ -13,7 +13,7 @@ from pushd.store.redis.scripts import Script
 
 FORGET: Final = Script("forget")
 STEP: Final = 500  # devices looked at together
-_FACTS: Final = ("e", "n", "c", "t", "o")
+_FACTS: Final = ("e", "n", "c", "t", "o", "s")  # the last, its highest seq, may be all there is of a device
 
 
 class Directory:
@@ -127,7 +127,7 @@ class Directory:
 def _record(device: str, facts: Sequence[bytes | None], seen: float | None, inbox: int) -> DeviceRecord | None:
     if not any(facts) and not inbox:
         return None
-    epoch, holder, conn, since, topics = [(fact or b"").decode() for fact in facts]
+    epoch, holder, conn, since, topics, _ = [(fact or b"").decode() for fact in facts]
     begun = int(since or 0) / 1_000
     return DeviceRecord(
         device=device,
