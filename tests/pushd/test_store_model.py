@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pushd.errors import StaleEpoch
-from pushd.model import Bound, ReceiptState, Stream, Throttled
+from pushd.model import Bound, Push, Receipt, ReceiptState, Stream, Throttled
 from pushd.store.base import Limits, Store
 from tests.pushd.stores import BACKENDS, DURABLE, Backend, push, told
 
@@ -98,9 +98,24 @@ class History:
             device.seen = self.now
 
     async def enqueue(self, name: str, number: int) -> None:
-        device, identity, ttl = self.devices[name], f"p{number}", 15.0 if number % 2 else 600.0
-        (receipt,) = await self.store.enqueue(push(identity, ttl=ttl), [name])
-        seq, until = device.marks.get(identity, (0, 0.0))
+        one = self.push(number)
+        (receipt,) = await self.store.enqueue(one, [name])
+        self.queued(name, one, receipt)
+
+    async def burst(self, name: str, number: int) -> None:
+        """Several messages in one call, for both devices, one of them twice."""
+        places = [(number, name), (number + 1, "b"), (number, name), (number + 2, name), (number + 1, "a")]
+        parcels = [(self.push(each), whose) for each, whose in places]
+        receipts = await self.store.enqueue_each(parcels)
+        for (one, whose), receipt in zip(parcels, receipts, strict=True):
+            self.queued(whose, one, receipt)
+
+    def push(self, number: int) -> Push:
+        return push(f"p{number}", ttl=15.0 if number % 2 else 600.0)
+
+    def queued(self, name: str, one: Push, receipt: Receipt) -> None:
+        device = self.devices[name]
+        seq, until = device.marks.get(one.id, (0, 0.0))
         if until > self.now:
             expected = (ReceiptState.DUPLICATE, seq)
         elif len(device.inbox) >= LIMITS.inbox_max and not self.expire(name):
@@ -111,11 +126,11 @@ class History:
             device.seqs.append(receipt.seq)
             if device.epoch and device.sent >= max(device.inbox, default=0):
                 device.sent = receipt.seq  # it is handed to the holder, who has been given all before it
-            device.inbox[receipt.seq] = Waiting(identity, self.now + ttl)
+            device.inbox[receipt.seq] = Waiting(one.id, self.now + one.ttl)
             # A seq may be a time, in microseconds, and then a mark counts from it.
-            device.marks[identity] = (receipt.seq, max(self.now, receipt.seq / 1_000_000) + LIMITS.dedupe)
+            device.marks[one.id] = (receipt.seq, max(self.now, receipt.seq / 1_000_000) + LIMITS.dedupe)
         assert (receipt.state, receipt.seq) == expected
-        self.note(name, identity, *expected)
+        self.note(name, one.id, *expected)
 
     async def fetch(self, name: str, number: int) -> None:
         device, epoch, after, limit = (
@@ -228,7 +243,8 @@ class History:
         assert len(kicked) == len(set(kicked)), "nobody is told to close one connection twice"
 
 
-OFTEN = (History.enqueue, History.fetch, History.login)  # most of what can go wrong needs several of them
+# Most of what can go wrong needs several of them.
+OFTEN = (History.enqueue, History.burst, History.fetch, History.login)
 SELDOM = (History.ack, History.beat, History.logout, History.reopen, History.sweep, History.time)
 STEPS: dict[str, Callable[[History, str, int], Awaitable[None]]] = {step.__name__: step for step in (*OFTEN, *SELDOM)}
 names = st.sampled_from([step.__name__ for step in (*OFTEN, *OFTEN, *SELDOM)])
