@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from tests import raw
+
 EXCUSE = "cannot run here:"
 
 
@@ -33,3 +35,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for line in tests:
             terminalreporter.line(line)
         terminalreporter.line(f'A reason that begins with "{EXCUSE}" excuses a skip.')
+
+
+@pytest.fixture(params=[raw.MemoryListener, raw.PlainListener], ids=["memory", "plain"])
+def each_kind_of_stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serving` with streams that have doors, and with streams that have none."""
+    monkeypatch.setattr(raw, "MemoryListener", request.param)

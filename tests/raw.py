@@ -1,7 +1,9 @@
 """Raw clients: bytes in, bytes out, over memory streams or sockets. They break rules as easily as they keep them."""
 
+import contextlib
 import dataclasses
 import json
+import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,20 +15,21 @@ import trio.testing
 
 from engineio_trio import CloseReason, Socket, SocketServer
 from engineio_trio.server.serve import Service
+from engineio_trio.transport.socket import PlainStream
 
 MASK = b"\x01\x02\x03\x04"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HOST = "server.example"
 
 
-class MemoryListener(trio.abc.Listener[trio.StapledStream]):
+class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
     """A listener whose connections are pairs of memory streams."""
 
     def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[trio.StapledStream](10_000)
-        self.accepted: list[trio.StapledStream] = []  # the server's ends, in order
+        self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](10_000)
+        self.accepted: list[trio.abc.Stream] = []  # the server's ends, in order
 
-    async def accept(self) -> trio.StapledStream:
+    async def accept(self) -> trio.abc.Stream:
         try:
             return await self._receive.receive()
         except trio.ClosedResourceError:
@@ -37,6 +40,13 @@ class MemoryListener(trio.abc.Listener[trio.StapledStream]):
         self._receive.close()
         await trio.lowlevel.checkpoint()
 
+    def close_clients(self) -> None:
+        """Close what the system would otherwise miss."""
+
+    def stop_reading(self) -> None:
+        """From now on nothing that the server writes to the newest connection gets out."""
+        self.accepted[-1].send_stream.send_all_hook = trio.sleep_forever  # type: ignore[attr-defined]
+
     def connect(self) -> "Raw":
         """A new connection; the server's end appears in `accepted`."""
         client, server = trio.testing.memory_stream_pair()
@@ -45,13 +55,46 @@ class MemoryListener(trio.abc.Listener[trio.StapledStream]):
         return Raw(client)
 
 
+class PlainListener(MemoryListener):
+    """The same with pairs of plain sockets, which have doors. What one end writes the other can read at once, so that
+    the autojump clock is right with them, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clients: list[socket.socket] = []
+        self._newest: socket.socket | None = None
+
+    def connect(self) -> "Raw":
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self._newest = theirs
+        self.accepted.append(PlainStream(theirs))
+        self._send.send_nowait(self.accepted[-1])
+        self._clients.append(ours)
+        return Raw(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+    def stop_reading(self) -> None:
+        assert self._newest is not None
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._newest.send(b"x" * 65_536)
+
+    def close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
 @asynccontextmanager
-async def serving(server: Service) -> AsyncIterator[MemoryListener]:
-    """The server on a MemoryListener, cancelled at the end."""
-    listener = MemoryListener()
+async def serving(server: Service, listener: MemoryListener | None = None) -> AsyncIterator[MemoryListener]:
+    """The server on a listener, cancelled at the end."""
+    listener = listener or MemoryListener()
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve_listeners, [listener])
-        yield listener
+        try:
+            yield listener
+        finally:
+            listener.close_clients()
         nursery.cancel_scope.cancel()
 
 

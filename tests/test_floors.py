@@ -16,9 +16,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
     "engineio_trio": """
         values:     errors settings handshake
-        protocol:   protocol.jsontext protocol.engine protocol.payload protocol.frame protocol.lane
+        protocol:   protocol.jsontext protocol.engine protocol.payload protocol.frame protocol.lane protocol.head
                     protocol.socket protocol.codec protocol.encoded protocol.engine_session protocol.socket_session
-        transport:  transport.poller transport.socket transport.http transport.base transport.stream
+        transport:  transport.poller transport.socket transport.answer transport.http transport.base transport.stream
                     transport.websocket transport.polling
         server:     server.base server.handlers server.rooms server.admission server.neighbours server.outbox
                     server.connection server.engine server.socket server.namespace server.serve

@@ -28,6 +28,8 @@ class Phase(enum.Enum):
 class ClientPolling:
     """A session on long-polling: a `Transport`. One GET and one POST at a time, each on a connection of its own."""
 
+    asked = True
+
     name = "polling"
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -72,6 +74,9 @@ class ClientPolling:
         """There is none."""
 
     def interrupt(self) -> bool:
+        return False
+
+    def soon(self) -> bool:
         return False
 
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:

@@ -23,6 +23,8 @@ TOO_BIG = 1009
 class ClientWebSocket:
     """One open WebSocket: a `Transport`. Each Engine.IO packet is one message."""
 
+    asked = True
+
     name = "websocket"
 
     def __init__(
@@ -58,6 +60,9 @@ class ClientWebSocket:
         """There is none."""
 
     def interrupt(self) -> bool:
+        return False
+
+    def soon(self) -> bool:
         return False
 
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:

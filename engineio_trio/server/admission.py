@@ -3,8 +3,9 @@
 import ipaddress
 import urllib.parse
 
+from engineio_trio.protocol.head import Request
 from engineio_trio.settings import Settings
-from engineio_trio.transport.http import HttpError, Request, Response
+from engineio_trio.transport.answer import Headers, HttpError, Response
 
 TRANSPORTS = ("polling", "websocket")
 
@@ -62,7 +63,7 @@ def _is_same_host(origin: str, host: str | None) -> bool:
     return bool(netloc) and netloc == host
 
 
-def cors_headers(request: Request, settings: Settings) -> tuple[tuple[str, str], ...]:
+def cors_headers(request: Request, settings: Settings) -> Headers:
     """The CORS headers of an answer: none unless the origin is one of `cors_origins`."""
     origin = request.headers.get("origin")
     if origin is None:

@@ -6,6 +6,7 @@ when the transport asks for a task. The transport may change under it (an upgrad
 connection is the same thing with the other state machine.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import trio
 from engineio_trio.errors import CloseReason, Disconnected, RemoteProtocolError
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.protocol.engine import Open, Packet, PacketType, decode_binary, decode_text
+from engineio_trio.protocol.engine import Packet, PacketType, decode_binary, decode_text
 from engineio_trio.protocol.engine_session import Action, ClientEngineSession, Door, Due, EngineSession
 from engineio_trio.server.base import Application
 from engineio_trio.server.handlers import NO_HANDLERS, HandlerQueue, Job
@@ -77,19 +78,11 @@ class Connection:
         self._due = math.inf  # that deadline
         self._failure: Exception | None = None  # of a handler, for `run` to raise
 
-    def open(self, application: Application) -> None:
-        """A server's part: say OPEN; the application begins with `run`."""
-        self.application = application
-        upgrades = ("websocket",) if isinstance(self.transport, PollingTransport) else ()
-        settings = self.settings
-        opening = Open(self.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload)
-        self.send(Encoded.engine(opening.packet()))
-
     # Out.
 
     def send(self, encoded: Encoded) -> None:
         """Queue a message for the peer; never waits. A peer that does not read is closed as a slow consumer."""
-        if self.outbox.is_idle and not self._round.is_open:
+        if self.outbox.is_idle and not self._round.is_open and not self.transport.soon():
             self._send_alone(encoded)
             return
         try:
@@ -102,7 +95,8 @@ class Connection:
             self.send(encoded)
             return
         if not self._round.is_open:
-            self.write_through()
+            if not self.transport.soon():
+                self.write_through()
         elif not self._touched:
             self._touched = True
             self._round.touch(self)
@@ -116,6 +110,8 @@ class Connection:
         left = self.transport.send_nowait(batch)
         if left == 0:
             self.outbox.written(batch)
+        elif left is None and not self.transport.asked:
+            self.outbox.keep(batch)
         else:
             self.outbox.leave(batch, left)
             self._need_writer()
@@ -185,6 +181,7 @@ class Connection:
         old, self.transport = self.transport, transport
         if isinstance(old, PollingTransport):
             old.replace()
+            self.write_through()
 
     async def run(self) -> None:
         """Live until closed, then say goodbye and tell the application. Run it once, at the connection boundary."""
@@ -215,7 +212,7 @@ class Connection:
             self._nursery = nursery
             if self.handlers is not NO_HANDLERS:
                 self.handlers.open(nursery)
-            if self.outbox.waiting:
+            if self.outbox.waiting and self.transport.asked:
                 self._need_writer()
             await self._read(nursery)
             await self._part(nursery)
@@ -227,6 +224,8 @@ class Connection:
         """Let the handlers come to an end, and what is queued go out, and say goodbye."""
         if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
             self.transport.closing()
+            if self.outbox.waiting:
+                self._need_writer()
         self.application.ending()
         with trio.move_on_after(self.settings.close_timeout):
             await self.handlers.idle()
@@ -235,7 +234,9 @@ class Connection:
             with trio.move_on_after(self.settings.close_timeout, shield=failed):
                 if self._written is not None:
                     await self._written.wait()
-                await self._goodbye(nursery)
+                assert self.reason is not None
+                with contextlib.suppress(TransportEnded, TransportReplaced):  # it left by itself
+                    await self.transport.goodbye(self.reason, nursery)
 
     def _is_abrupt(self) -> bool:
         """Whether there is nobody to say goodbye to: gone, or (a bad POST) told already by its 400."""
@@ -255,13 +256,6 @@ class Connection:
             self._ended = True
             if self._closed is not None:
                 self._closed.set()
-
-    async def _goodbye(self, nursery: trio.Nursery) -> None:
-        assert self.reason is not None
-        try:
-            await self.transport.goodbye(self.reason, nursery)
-        except (TransportEnded, TransportReplaced):
-            return  # it left by itself
 
     async def _read(self, nursery: trio.Nursery | None) -> None:
         """Read until closed; without a nursery, until one is needed."""
@@ -315,7 +309,7 @@ class Connection:
             if self.engine.on_deadline(now) is Due.SEND_PING or (awaiting and now >= deadline):
                 self.send(PING)
 
-    # The express lane (see `transport.base.Lane`): messages, straight from the WebSocket's reader.
+    # The express lane (see `transport.base.Lane`): messages, straight from who reads them.
 
     @property
     def full(self) -> bool:
@@ -346,6 +340,25 @@ class Connection:
             self.close(error.reason)
         except Exception as error:  # noqa: BLE001 - raised by `run`
             self._fail(error)
+
+    def take(self, packets: Sequence[Packet]) -> int:
+        """Deal with packets, until there is no room for more or the connection ends: how many it were."""
+        if not self._round.is_open:
+            self._round.begin()
+        self.seen = self._round.now
+        taken = 0
+        try:
+            for packet in packets:
+                if self.reason is not None or self.full:
+                    break
+                self._receive(packet, self.seen)
+                taken += 1
+        except RemoteProtocolError as error:
+            self.close(error.reason)
+        except Exception as error:  # noqa: BLE001 - raised by `run`
+            self._fail(error)
+        self.pause()
+        return taken
 
     def pause(self) -> None:
         """Write what the messages made."""
@@ -378,21 +391,9 @@ class Connection:
 
     async def _write(self, written: trio.Event) -> None:
         try:
-            while (batch := await self.outbox.take()) is not None:
-                if not await self._write_batch(batch):
-                    break
+            await self.outbox.drain(self)
+        except TransportEnded as end:
+            self.close(end.reason)
         except Exception as error:  # noqa: BLE001 - raised by `run`
             self._fail(error)
         written.set()
-
-    async def _write_batch(self, batch: Sequence[Encoded]) -> bool:
-        while True:
-            try:
-                await self.transport.send(batch)
-            except TransportReplaced:
-                continue
-            except TransportEnded as end:
-                self.close(end.reason)
-                return False
-            self.outbox.written(batch)
-            return True

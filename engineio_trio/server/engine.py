@@ -1,6 +1,5 @@
 """Engine.IO at one path: the table of sessions, and what each request means for one of them."""
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from engineio_trio.errors import CloseReason, HandshakeRefused, RemoteProtocolEr
 from engineio_trio.handshake import Handshake
 from engineio_trio.protocol import payload
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.protocol.engine import Packet, PacketType
+from engineio_trio.protocol.engine import Open, Packet, PacketType
 from engineio_trio.protocol.engine_session import Action, Door, EngineSession
+from engineio_trio.protocol.head import Request
 from engineio_trio.server import admission
 from engineio_trio.server.base import Application
 from engineio_trio.server.connection import Connection
@@ -20,8 +20,9 @@ from engineio_trio.server.neighbours import Neighbours, random_sid
 from engineio_trio.server.outbox import Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport import websocket
+from engineio_trio.transport.answer import Headers, HttpError, Response
 from engineio_trio.transport.base import Transport, TransportEnded
-from engineio_trio.transport.http import HttpConnection, HttpError, PeerGone, Request, Response
+from engineio_trio.transport.http import HttpConnection, PeerGone
 from engineio_trio.transport.poller import Poller
 from engineio_trio.transport.polling import Overlap, PollingTransport, SessionOver
 from engineio_trio.transport.websocket import WebSocketTransport
@@ -29,6 +30,7 @@ from engineio_trio.transport.websocket import WebSocketTransport
 logger = logging.getLogger("engineio_trio")
 
 Authorize = Callable[[Handshake], Awaitable[None] | None]
+OK = Response(200, b"ok", "text/html")
 PROBE_ANSWER = Encoded.engine(Packet(PacketType.PONG, "probe"))
 
 
@@ -45,18 +47,35 @@ class HandedOver(Exception):
     """Another process serves this connection from now on."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and the way to answer it."""
+    """One request and the ways to answer it, with the CORS headers that it earned; see `HttpConnection`."""
 
-    http: HttpConnection
-    request: Request
-    peer: str
-    cors: tuple[tuple[str, str], ...]
+    __slots__ = ("cors", "http", "peer", "request")
+
+    def __init__(self, http: HttpConnection, request: Request, peer: str, cors: Headers) -> None:
+        self.http = http
+        self.request = request
+        self.peer = peer
+        self.cors = cors
+
+    @property
+    def answered(self) -> bool:
+        return self.http.answered
 
     async def respond(self, response: Response) -> None:
-        """Write the answer, with the CORS headers that the request earned. Raises PeerGone."""
-        await self.http.respond(dataclasses.replace(response, headers=(*response.headers, *self.cors)))
+        await self.http.respond(response, self.cors)
+
+    def respond_nowait(self, response: Response) -> int | None:
+        return self.http.respond_nowait(response, self.cors)
+
+    async def finish(self) -> None:
+        await self.http.finish()
+
+    async def wait(self, deadline: float) -> None:
+        await self.http.wait(deadline)
+
+    def wake(self) -> None:
+        self.http.wake()
 
 
 class Engine:
@@ -232,8 +251,14 @@ class Engine:
             round=self._round,
         )
         self.sessions[connection.sid] = connection
-        connection.open(self._make_application(connection))
+        connection.application = self._make_application(connection)
+        connection.send(Encoded.engine(self._opening(connection).packet()))
         return connection
+
+    def _opening(self, connection: Connection) -> Open:
+        upgrades = ("websocket",) if isinstance(connection.transport, PollingTransport) else ()
+        settings = self.settings
+        return Open(connection.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload)
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -246,28 +271,17 @@ class Engine:
 
     async def _poll(self, exchange: Exchange, connection: Connection, transport: PollingTransport) -> None:
         """Serve a GET: held until there is something to say, or until the peer leaves, which ends the session."""
-        outcome: Exception | None = PeerGone()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, exchange.http, nursery.cancel_scope)
-            try:
-                await transport.poll(exchange.respond)
-                outcome = None
-            except (Overlap, SessionOver, PeerGone) as error:
-                outcome = error
-            nursery.cancel_scope.cancel()
-        if isinstance(outcome, PeerGone):
+        try:
+            await transport.poll(exchange)
+        except PeerGone:
             if transport.vital:
                 connection.close(CloseReason.TRANSPORT_CLOSE)
-            raise outcome
-        if isinstance(outcome, Overlap):
+            raise
+        except Overlap:
             connection.close(CloseReason.TRANSPORT_ERROR)
-            raise admission.bad_request("two GETs at once")
-        if isinstance(outcome, SessionOver):
-            raise admission.session_unknown()
-
-    async def _watch(self, http: HttpConnection, polling: trio.CancelScope) -> None:
-        await http.watch()
-        polling.cancel()
+            raise admission.bad_request("two GETs at once") from None
+        except SessionOver:
+            raise admission.session_unknown() from None
 
     async def _post(self, exchange: Exchange, connection: Connection, transport: PollingTransport) -> None:
         """Serve a POST: answered when the session has dealt with all its packets."""
@@ -285,7 +299,7 @@ class Engine:
             raise admission.bad_request("two POSTs at once") from None
         except SessionOver:
             raise admission.bad_request("the session has ended") from None
-        await exchange.respond(Response(200, b"ok", "text/html"))
+        await exchange.respond(OK)
 
     def _decode(self, body: bytes, request: Request, revision: int) -> list[Packet]:
         binary = request.headers.get("content-type", "").startswith("application/octet-stream")

@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from engineio_trio.server.admission import session_unknown
-from engineio_trio.transport.http import LINGER_SECONDS, HttpError
+from engineio_trio.transport.answer import HttpError
+from engineio_trio.transport.http import LINGER_SECONDS
 from engineio_trio.transport.socket import READ_SIZE, PlainStream
 
 logger = logging.getLogger("engineio_trio")

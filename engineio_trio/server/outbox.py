@@ -6,10 +6,19 @@ from typing import Protocol
 import trio
 
 from engineio_trio.protocol.encoded import Encoded
+from engineio_trio.transport.base import Transport, TransportReplaced
 
 
 class OutboxFull(Exception):
     """The peer does not read as fast as it is written to: it is a slow consumer, and its connection ends."""
+
+
+class Sending(Protocol):
+    """A connection, as far as its writer needs it."""
+
+    @property
+    def transport(self) -> Transport:
+        """What carries it now."""
 
 
 class Outbox:
@@ -70,10 +79,14 @@ class Outbox:
         A batch that was not begun goes before what was put since, and the rest of one that was is the transport's.
         """
         if left is None:
-            self._queue[:0] = batch
+            self.keep(batch)
         else:
             self._owed = batch
         self._wake_writer()
+
+    def keep(self, batch: Sequence[Encoded]) -> None:
+        """The batch was not begun, and nobody is to write it yet."""
+        self._queue[:0] = batch
 
     def _wake_writer(self) -> None:
         if self._wake is not None:
@@ -108,6 +121,17 @@ class Outbox:
         self._in_hand = True
         batch, self._queue = self._queue, []
         return batch
+
+    async def drain(self, connection: Sending) -> None:
+        """The writer's work: send what is put, to the end. Raises TransportEnded."""
+        while (batch := await self.take()) is not None:
+            while True:
+                try:
+                    await connection.transport.send(batch)
+                    break
+                except TransportReplaced:
+                    continue
+            self.written(batch)
 
     def written(self, batch: Sequence[Encoded]) -> None:
         """The batch has been handed to the operating system."""

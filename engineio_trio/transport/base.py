@@ -42,6 +42,12 @@ class Lane(Protocol):
     def pause(self) -> None:
         """No more messages are at hand: now is the time to write what they made."""
 
+    def take(self, packets: Sequence[Packet]) -> int:
+        """Deal with packets that came together, as far as there is room for them: how many. Must not raise."""
+
+    def write_through(self) -> None:
+        """Write what has waited until the peer asked."""
+
 
 class Transport(Protocol):
     """A session's way to its peer. One task receives, one task sends; both may be cancelled between packets."""
@@ -64,6 +70,13 @@ class Transport(Protocol):
 
     def interrupt(self) -> bool:
         """Have `receive` look whether the lane is full; False if it does not wait where it could be told."""
+
+    @property
+    def asked(self) -> bool:
+        """The peer may be written to. False: `send` would wait until it asks; the lane is told when it does."""
+
+    def soon(self) -> bool:
+        """Have the lane write what is queued a little later, together with what follows; False: do it now."""
 
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
         """Write the batch at once: how many bytes are left over (`send` something, if only nothing, to write them).

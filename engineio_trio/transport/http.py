@@ -1,24 +1,21 @@
-"""The HTTP/1.1 front: one request at a time from a stream, checked before anything else sees it (h11 parses).
+"""The HTTP/1.1 front: one request at a time from a stream, checked before anything else sees it.
 
+Ordinary heads are known by the express lane (`protocol/head.py`), all others are parsed by h11 and checked here.
 Everything that a hostile request can be is answered here with a status and a JSON body, so that what stands behind
 (the session table, trio-websocket) only ever sees clean values.
 """
 
-import dataclasses
+import math
 import re
-import urllib.parse
-from collections.abc import Mapping
 
 import h11
-import msgspec
 import trio
 
+from engineio_trio.protocol.head import MAX_HEADERS, MAX_QUERY_FIELDS, MAX_TARGET, HeadLane, Request, parse_query
 from engineio_trio.settings import Settings
+from engineio_trio.transport.answer import Headers, HttpError, Response
 from engineio_trio.transport.socket import READ_SIZE, PlainStream
 
-MAX_TARGET = 2_048
-MAX_HEADERS = 64
-MAX_QUERY_FIELDS = 64
 MAX_REQUESTS = 10_000  # on one keep-alive connection: a client that polls every 25 s stays for days
 LINGER_BYTES = 65_536  # of what the peer still sends, dropped so that a reset does not destroy our last word
 LINGER_SECONDS = 1.0
@@ -40,73 +37,41 @@ ONCE = frozenset(  # headers that decide something: twice, they would decide two
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Request:
-    """A request's head. Header names are lower case, values ASCII text; `query` is decoded, in order of appearance."""
-
-    method: str
-    path: str
-    query: Mapping[str, list[str]]
-    headers: Mapping[str, str]
-    version: str
-
-    def first(self, name: str) -> str | None:
-        """The first value of a query field, or None."""
-        values = self.query.get(name)
-        return values[0] if values else None
-
-    @property
-    def wants_websocket(self) -> bool:
-        """It asks for the upgrade to a WebSocket (whether it does so correctly is another question)."""
-        return "websocket" in self.headers.get("upgrade", "").lower()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Response:
-    """An answer, whole. `closing`: no further request is read from this connection."""
-
-    status: int
-    body: bytes = b""
-    content_type: str = "text/plain; charset=UTF-8"
-    headers: tuple[tuple[str, str], ...] = ()
-    closing: bool = False
-
-
-class HttpError(Exception):
-    """A request that is answered with an error: `{"code": code, "message": message}` as engine.io does."""
-
-    def __init__(
-        self, status: int, message: str, code: int = 3, headers: Mapping[str, str] | None = None, closing: bool = True
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.headers = dict(headers or {})
-        self.closing = closing
-
-    def response(self) -> Response:
-        body = msgspec.json.encode({"code": self.code, "message": self.message})
-        headers = tuple(self.headers.items())
-        return Response(self.status, body, "application/json", headers, closing=self.closing)
-
-
 class PeerGone(Exception):
     """The peer closed or broke the connection; there is nobody to answer."""
 
 
 class HttpConnection:
-    """One TCP (or other) stream that speaks HTTP/1.1 as a server."""
+    """One TCP (or other) stream that speaks HTTP/1.1 as a server.
+
+    One task asks for requests and answers them; `respond_nowait` and `wake` are for others, while that one is in
+    `wait`. `answered` is whether the request under way has been.
+    """
+
+    __slots__ = (
+        "_bodiless", "_data", "_head", "_idle_since", "_lane", "_last", "_parser", "_plain", "_rest", "_served",
+        "_settings", "_unread", "_waiting", "answered", "stream",
+    )  # fmt: skip
 
     def __init__(self, stream: trio.abc.Stream, settings: Settings, early: bytes = b"") -> None:
         """`early`: what somebody else has read of it already."""
         self.stream = stream
+        self.answered = False
+        self._plain = stream if isinstance(stream, PlainStream) else None
         self._settings = settings
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.max_header)
+        self._lane = HeadLane(settings.max_header)
+        self._parser: h11.Connection | None = None  # of a message that is not for the lane, until its end
+        self._data = early  # what has come and has not been dealt with, unless the parser has it
+        self._head = b""  # of the request under way
+        self._bodiless = False  # it was HEAD
+        self._unread = 0  # bytes of its body that are still to be taken from `_data` and after it
+        self._last = False  # no other request follows
+        self._rest = b""  # of an answer that did not go out at once
         self._served = 0
-        self._event: h11.Request | None = None
-        if early:
-            self._h11.receive_data(early)
+        self._idle_since = 0.0
+        self._waiting: trio.CancelScope | None = None
+
+    # In.
 
     async def next_request(self) -> Request | None:
         """The next request's head, or None when the peer has gone, stays silent, or has had its share.
@@ -114,76 +79,95 @@ class HttpConnection:
         Raises HttpError for a head that is refused. The whole head must come within `request_timeout`; between two
         requests the connection may be idle for `keep_alive`.
         """
-        if self._served:
-            if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
-                return None
-            if self._served >= MAX_REQUESTS:
-                return None
-            self._h11.start_next_cycle()
-        patience = self._settings.keep_alive if self._served else self._settings.request_timeout
-        self._served += 1
+        if self._last or self._unread or self._parser is not None or self._served >= MAX_REQUESTS:
+            return None
         try:
-            event = self._head_at_once() or await self._head(patience)
+            deadline = await self._begin_head()
+            self._served += 1
+            self.answered = False
+            taken = self._lane.take(self._data)
+            if taken is None:
+                return await self._parse(deadline)
         except PeerGone:
             return None
-        if event is None:
-            if self._h11.trailing_data[0]:
-                raise HttpError(408, "the request's head took too long")
-            return None
-        self._event = event
-        request = _check(event, self._settings.max_header)
-        if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
-            self._next_event()  # the end of a message without a body
+        request, size, self._unread = taken
+        self._head, self._data = self._data[:size], self._data[size:]
+        self._bodiless = False
         return request
 
-    def _head_at_once(self) -> h11.Request | None:
-        """The first head, which nearly always came with the connection: then there is nothing to wait for."""
-        if self._served > 1 or not isinstance(self.stream, PlainStream):
-            return None
+    async def _begin_head(self) -> float:
+        """Wait for the first bytes of a head: until when all of it must be there. Raises PeerGone if none come."""
+        patience = self._settings.request_timeout
+        if self._served == 0:
+            deadline = silence = trio.current_time() + patience  # the first head's time runs from the start
+            if not self._data and self._plain is not None:  # it nearly always came with the connection
+                self._data = self._read_at_once(self._plain)
+        else:
+            deadline, silence = math.inf, self._idle_since + self._settings.keep_alive
+        if not self._data:
+            with trio.CancelScope(deadline=silence):
+                self._data = await self._receive()
+        if not self._data:
+            raise PeerGone
+        # otherwise the clock of the head starts with its first byte, and no later byte restarts it
+        return min(deadline, trio.current_time() + patience)
+
+    def _read_at_once(self, stream: PlainStream) -> bytes:
         try:
-            data = self.stream.read_nowait(READ_SIZE)
+            data = stream.read_nowait(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise PeerGone from None
-        if data is None:
-            return None
-        self._feed(data)
-        event = self._next_event()
-        return event if isinstance(event, h11.Request) else None
+        if data == b"":
+            raise PeerGone
+        return data or b""
 
-    async def _head(self, patience: float) -> h11.Request | None:
-        """The next head, None if it does not come in time."""
-        started = self._served == 1  # the first head's time runs from the connection's start
-        with trio.move_on_after(patience) as waiting:
-            while True:
-                event = self._next_event()
-                if isinstance(event, h11.Request):
-                    return event
-                if event is not h11.NEED_DATA:
-                    raise PeerGone
-                await self._receive()
-                if not started:  # the clock of the head starts with its first byte and no later byte restarts it
-                    started = True
-                    waiting.deadline = trio.current_time() + self._settings.request_timeout
-        return None
-
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    async def _receive(self) -> bytes:
+        """Some bytes; none at the end. Raises PeerGone."""
         try:
-            return self._h11.next_event()
+            return bytes(await self.stream.receive_some(READ_SIZE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise PeerGone from None
+
+    async def _parse(self, deadline: float) -> Request:
+        """The head that is not for the lane, by h11. Raises HttpError, PeerGone."""
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=self._settings.max_header)
+        self._parser.receive_data(self._data)
+        self._data = b""
+        event = self._next_event(self._parser)
+        with trio.CancelScope(deadline=deadline):
+            while event is h11.NEED_DATA:
+                self._feed(self._parser, await self._receive())
+                event = self._next_event(self._parser)
+        if event is h11.NEED_DATA:
+            raise HttpError(408, "the request's head took too long")
+        if not isinstance(event, h11.Request):
+            raise PeerGone
+        lines = [b"%s %s HTTP/%s" % (event.method, event.target, event.http_version)]
+        lines += [b"%s: %s" % (name, value) for name, value in event.headers]
+        self._head = b"\r\n".join([*lines, b"", b""])
+        self._bodiless = event.method == b"HEAD"
+        request = _check(event, self._settings.max_header)
+        tokens = [token.strip() for token in request.headers.get("connection", "").lower().split(",")]
+        self._last = request.version != "1.1" or "close" in tokens
+        if not int(request.headers.get("content-length", 0)) and "transfer-encoding" not in request.headers:
+            self._next_event(self._parser)  # the end of a message without a body
+            self._forget_parser(self._parser)
+        return request
+
+    def _forget_parser(self, parser: h11.Connection) -> None:
+        """The message is at its end: what comes after it is for the lane again."""
+        self._data, self._parser = bytes(parser.trailing_data[0]), None
+
+    def _next_event(self, parser: h11.Connection) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            return parser.next_event()
         except h11.RemoteProtocolError as error:
             status = error.error_status_hint or 400
             raise HttpError(status, f"Bad request: {error}") from None
 
-    async def _receive(self) -> bytes | bytearray:
+    def _feed(self, parser: h11.Connection, data: bytes) -> None:
         try:
-            data = await self.stream.receive_some(READ_SIZE)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise PeerGone from None
-        self._feed(data)
-        return data
-
-    def _feed(self, data: bytes | bytearray) -> None:
-        try:
-            self._h11.receive_data(bytes(data))
+            parser.receive_data(data)
         except h11.RemoteProtocolError:
             raise PeerGone from None
 
@@ -197,71 +181,155 @@ class HttpConnection:
         length = request.headers.get("content-length")
         if length is not None and int(length) > limit:
             raise HttpError(413, f"the body is larger than {limit} bytes")
-        with trio.move_on_after(self._settings.body_timeout):
-            return await self._read_body(limit)
+        if self._parser is None and self._unread <= len(self._data):  # nearly always: it came with the head
+            return self._take_body()
+        with trio.CancelScope(deadline=trio.current_time() + self._settings.body_timeout):
+            if self._parser is not None:
+                return await self._parse_body(self._parser, limit)
+            return await self._read_body()
         raise HttpError(408, "the request's body took too long")
 
-    async def _read_body(self, limit: int) -> bytes:
-        if self._h11.they_are_waiting_for_100_continue:
-            await self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+    def _take_body(self) -> bytes:
+        body, self._data = self._data[: self._unread], self._data[self._unread :]
+        self._unread = 0
+        return body
+
+    async def _read_body(self) -> bytes:
+        pieces, size = [self._data], len(self._data)
+        while size < self._unread:
+            pieces.append(await self._receive())
+            size += len(pieces[-1])
+            if not pieces[-1]:
+                raise PeerGone
+        self._data = b"".join(pieces)
+        return self._take_body()
+
+    async def _parse_body(self, parser: h11.Connection, limit: int) -> bytes:
+        if parser.they_are_waiting_for_100_continue:
+            await self._write(parser.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
         body = bytearray()
-        while self._h11.their_state is h11.SEND_BODY:
-            event = self._next_event()
+        while parser.their_state is h11.SEND_BODY:
+            event = self._next_event(parser)
             if isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > limit:
                     raise HttpError(413, f"the body is larger than {limit} bytes")
-            elif event is h11.NEED_DATA and not await self._receive():
-                raise PeerGone
+            elif event is h11.NEED_DATA:
+                data = await self._receive()
+                self._feed(parser, data)
+                if not data:
+                    raise PeerGone
+        self._forget_parser(parser)
         return bytes(body)
 
-    async def respond(self, response: Response) -> None:
-        """Write the whole answer in one go. Raises PeerGone if the peer does not take it.
+    # Out.
+
+    async def respond(self, response: Response, more: Headers = ()) -> None:
+        """Write the whole answer, with `more` headers. Raises PeerGone if the peer does not take it.
 
         It is the connection's last answer if the response says so, if the request's body has not been read, or if the
         connection has had its share; the peer is told, so that it asks on another one.
         """
-        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        if self.answered:
             raise PeerGone
-        unread = self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
-        closing = response.closing or unread or self._served >= MAX_REQUESTS
-        parts: list[h11.Event] = [h11.Response(status_code=response.status, headers=_headers(response, closing))]
-        if response.body and (self._event is None or self._event.method != b"HEAD"):
-            parts.append(h11.Data(data=response.body))
-        parts.append(h11.EndOfMessage())
-        await self._write(b"".join(self._h11.send(part) or b"" for part in parts))
-        if closing:
+        self._last = self._is_last(response)
+        data = response.render(more, closing=self._last, bodiless=self._bodiless)
+        self._mark_answered()
+        if self._plain is not None:
+            data = data[self._write_at_once(self._plain, data) :]
+        if data:
+            await self._write(data)
+        if self._last:
             await linger(self.stream)
+        elif self._data:
+            await trio.lowlevel.checkpoint()  # who sends many requests at once is not served before all others
+
+    def respond_nowait(self, response: Response, more: Headers = ()) -> int | None:
+        """Answer at once: how many bytes are left over, which `finish` writes. None: this answer must go by `respond`.
+
+        The task that is in `wait` stays there until the next request comes, or something is left over.
+        """
+        if self._plain is None or self.answered or self._is_last(response):
+            return None
+        data = response.render(more, closing=False, bodiless=self._bodiless)
+        try:
+            went = self._write_at_once(self._plain, data)
+        except PeerGone:
+            return None  # the task will find out, and say so
+        self._mark_answered()
+        self._rest = data[went:]
+        if self._waiting is not None:
+            if self._rest or self._data:
+                self._waiting.cancel()
+            else:
+                self._waiting.deadline = self._idle_since + self._settings.keep_alive
+        return len(self._rest)
+
+    async def finish(self) -> None:
+        """Write what `respond_nowait` left over. Raises PeerGone."""
+        if self._rest:
+            await self._write(self._rest)
+            self._rest = b""
+
+    def _is_last(self, response: Response) -> bool:
+        unread = self._unread > 0 or self._parser is not None
+        return response.closing or unread or self._last or self._served >= MAX_REQUESTS
+
+    def _mark_answered(self) -> None:
+        self.answered = True
+        self._idle_since = trio.current_time()
+
+    def _write_at_once(self, stream: PlainStream, data: bytes) -> int:
+        try:
+            return stream.write_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise PeerGone from None
 
     async def _write(self, data: bytes) -> None:
         try:
-            with trio.fail_after(self._settings.write_timeout):
+            with trio.CancelScope(deadline=trio.current_time() + self._settings.write_timeout) as patience:
                 await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            self._h11.send_failed()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise PeerGone from None
+        if patience.cancelled_caught:
+            raise PeerGone
+        self._idle_since = trio.current_time()
 
-    async def watch(self) -> None:
-        """Return when the peer leaves. What it sends meanwhile (the start of a pipelined request) is kept, once."""
-        try:
-            if not await self._receive():
-                return
-        except PeerGone:
-            return
-        await trio.sleep_forever()
+    # A request that is not answered yet.
+
+    async def wait(self, deadline: float = math.inf) -> None:
+        """Wait for `wake`, the deadline, or the next request of a peer whose answer went out by `respond_nowait`.
+
+        What the peer sends before it is answered (the start of a pipelined request) is kept, once. Raises PeerGone
+        when it leaves unanswered.
+        """
+        with trio.CancelScope(deadline=deadline) as self._waiting:
+            try:
+                if not self._data:
+                    self._data = await self._receive()
+                if not self.answered:
+                    if not self._data:
+                        raise PeerGone
+                    await trio.sleep_forever()
+            except PeerGone:
+                if not self.answered:  # otherwise it is `next_request` that finds nobody
+                    raise
+            finally:
+                self._waiting = None
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     def take_over(self) -> bytes:
         """End HTTP here: the bytes that came after the head, for whoever speaks on this stream from now on."""
-        self._event = None
-        return bytes(self._h11.trailing_data[0])
+        self._last, self._head = True, b""
+        return self._data
 
     def unserved(self) -> bytes:
         """The request under way as bytes again, and all that has come after its head: for another one to serve it."""
-        event = self._event
-        assert event is not None
-        lines = [b"%s %s HTTP/%s" % (event.method, event.target, event.http_version)]
-        lines += [b"%s: %s" % (name, value) for name, value in event.headers]
-        return b"\r\n".join([*lines, b"", bytes(self._h11.trailing_data[0])])
+        return self._head + (self._data if self._parser is None else bytes(self._parser.trailing_data[0]))
 
 
 async def linger(stream: trio.abc.Stream) -> None:
@@ -280,13 +348,6 @@ async def linger(stream: trio.abc.Stream) -> None:
                 dropped += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
-
-
-def _headers(response: Response, closing: bool) -> list[tuple[str, str]]:
-    headers = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), *response.headers]
-    if response.status != 204:  # RFC 9110 section 8.6: no length with a status that has no content
-        headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
-    return [*headers, ("Connection", "close")] if closing else headers
 
 
 def _check(event: h11.Request, max_header: int) -> Request:
@@ -315,7 +376,7 @@ def _check(event: h11.Request, max_header: int) -> Request:
         raise HttpError(400, "Bad request: the target must be a path")
     path, _, query_text = target.partition("?")
     try:
-        query = urllib.parse.parse_qs(query_text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        query = parse_query(query_text)
     except ValueError:
         raise HttpError(400, f"Bad request: more than {MAX_QUERY_FIELDS} query fields") from None
     return Request(event.method.decode("ascii"), path, query, headers, event.http_version.decode("ascii"))

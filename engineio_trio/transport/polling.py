@@ -1,12 +1,15 @@
 """A session over HTTP long-polling: GETs drain what is queued, POSTs feed what the client says.
 
-One task of the session receives and one sends, as on any transport; the tasks of the HTTP connections meet them at
-two rendezvous. At most one GET and one POST are in flight (protocol v4, "HTTP long-polling"): a second one ends the
-session.
+At most one GET and one POST are in flight (protocol v4, "HTTP long-polling"): a second one ends the session. On plain
+sockets no task meets another one: a POST hands its packets to the lane, and who sends answers the GET that is held.
+Where that does not go (handlers are behind, the stream has no doors, the session is being closed), the tasks of the
+session meet those of the HTTP connections at two rendezvous.
 """
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
@@ -14,8 +17,8 @@ from engineio_trio.errors import CloseReason
 from engineio_trio.protocol import payload
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
+from engineio_trio.transport.answer import Response
 from engineio_trio.transport.base import Lane, TransportEnded, TransportReplaced
-from engineio_trio.transport.http import Response
 
 NOOP = Encoded.engine(Packet(PacketType.NOOP))
 CLOSE = Encoded.engine(Packet(PacketType.CLOSE))
@@ -48,6 +51,29 @@ class SessionOver(Exception):
     """The session ended before the request could be served."""
 
 
+class Poll(Protocol):
+    """One GET, as far as this transport needs it: see `http.HttpConnection`, whose methods these are."""
+
+    @property
+    def answered(self) -> bool:
+        """An answer has gone out."""
+
+    async def respond(self, response: Response) -> None:
+        """Answer it. Raises PeerGone."""
+
+    def respond_nowait(self, response: Response) -> int | None:
+        """Answer it from another task: how many bytes are left over for `finish`; None if it must be by `respond`."""
+
+    async def finish(self) -> None:
+        """Write what is left over. Raises PeerGone."""
+
+    async def wait(self, deadline: float) -> None:
+        """Wait for `wake` or the deadline; once it is answered, for longer. Raises PeerGone."""
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+
+
 class PollingTransport:
     """The meeting place of a session and its polls.
 
@@ -59,11 +85,13 @@ class PollingTransport:
         self._base64 = base64
         self._phase = Phase.CARRYING
         self._reason = CloseReason.TRANSPORT_CLOSE
+        self._lane: Lane | None = None
+        self._receiving = False  # and nothing that was received is still to be dealt with
         self._lot = trio.lowlevel.ParkingLot()  # woken by every change of what follows
         self._offer = Offer.NONE
         self._batch: Sequence[Encoded] = ()
-        self._polling = False
-        self._answering = False  # that GET's answer is being written
+        self._held: Poll | None = None  # a GET that can be answered
+        self._answering: Poll | None = None  # one whose answer is being written
         self._posted: Sequence[Packet] | None = None
         self._posting = False
 
@@ -72,34 +100,61 @@ class PollingTransport:
     async def receive(self, nursery: trio.Nursery | None = None) -> Sequence[Packet]:
         self._posting = self._posting and self._posted is not None  # what was taken has been dealt with
         self._lot.unpark_all()
-        while self._posted is None:
-            self._raise_if_over()
-            await self._lot.park()
+        self._receiving = True
+        try:
+            self._ask()
+            while self._posted is None:
+                self._raise_if_over()
+                await self._lot.park()
+        finally:
+            self._receiving = False
         packets, self._posted = self._posted, None
         if self._phase is Phase.REPLACED:
             self._release_post()
         return packets
 
     async def send(self, batch: Sequence[Encoded]) -> None:
+        while self._offer is Offer.TAKEN and self._phase is not Phase.ENDED:  # the rest of one before it
+            await self._lot.park()
         self._raise_if_over()
+        if not batch:
+            return
         self._batch, self._offer = batch, Offer.WAITING
-        self._lot.unpark_all()
+        self._wake_all()
         try:
             while self._offer is not Offer.NONE:
                 await self._lot.park()
-                if self._offer is Offer.WAITING or self._phase is Phase.ENDED:
+                if self._offer is Offer.WAITING or self._ended():
                     self._raise_if_over()
         finally:
             self._offer = Offer.NONE
 
     def open_lane(self, lane: Lane) -> None:
-        """There is none."""
+        self._lane = lane
 
     def interrupt(self) -> bool:
         return False
 
+    @property
+    def asked(self) -> bool:
+        under_way = self._held is not None or self._offer is not Offer.NONE
+        return under_way or self._phase not in (Phase.CARRYING, Phase.PROBING)
+
+    def soon(self) -> bool:
+        if self._held is not None:  # the next one costs a whole request: all that is said in this turn goes with this
+            self._held.wake()
+        return True
+
     def send_nowait(self, batch: Sequence[Encoded]) -> int | None:
-        return None
+        held = self._held
+        if held is None or self._offer is not Offer.NONE or self._phase in (Phase.REPLACED, Phase.ENDED):
+            return None
+        left = held.respond_nowait(self._render(batch))
+        if left is not None:
+            self._held = None
+            if left:
+                self._offer, self._answering = Offer.TAKEN, held
+        return left
 
     async def goodbye(self, reason: CloseReason, nursery: trio.Nursery) -> None:
         """CLOSE for the waiting poll, or for the next one to come."""
@@ -109,14 +164,14 @@ class PollingTransport:
         """A WebSocket is being probed (or no longer): polls are answered soon, so that the client can pause."""
         if self._phase in (Phase.CARRYING, Phase.PROBING):
             self._phase = Phase.PROBING if under_way else Phase.CARRYING
-            self._lot.unpark_all()
+            self._wake_all()
 
     def replace(self) -> None:
         """Another transport carries the session from now on; a waiting poll is answered with NOOP."""
         self._phase = Phase.REPLACED
         if self._posted is None:
             self._release_post()
-        self._lot.unpark_all()
+        self._wake_all()
 
     def _release_post(self) -> None:
         """The session has taken what was posted and will not come back for more: the POST need not wait for it."""
@@ -128,13 +183,18 @@ class PollingTransport:
         if self._phase in (Phase.CARRYING, Phase.PROBING):
             self._phase = Phase.CLOSING
             self._posting, self._posted = False, None
-            self._lot.unpark_all()
+            self._wake_all()
 
     def end(self, reason: CloseReason) -> None:
         """The session is over; a waiting poll is told so."""
         if self._phase is not Phase.ENDED:
             self._phase, self._reason = Phase.ENDED, reason
-            self._lot.unpark_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._lot.unpark_all()
+        if self._held is not None:
+            self._held.wake()
 
     def _ended(self) -> bool:
         return self._phase is Phase.ENDED
@@ -152,45 +212,63 @@ class PollingTransport:
         """The session cannot outlive a poll that fails now: it is carried here, or its last batch here was in it."""
         return self._phase is not Phase.REPLACED or self._offer is Offer.TAKEN
 
-    async def poll(self, answer: Callable[[Response], Awaitable[None]]) -> None:
-        """Serve one GET: wait until there is something to say, and write it with `answer`.
+    async def poll(self, poll: Poll) -> None:
+        """Serve one GET: wait until there is something to say, and answer it.
 
-        Raises Overlap, or SessionOver when there is no session to speak for any more. If `answer` raises or is
+        Raises Overlap, or SessionOver when there is no session to speak for any more. If answering fails or is
         cancelled the batch is lost: the caller ends the session then, if this transport is `vital`.
         """
         while self._answering:  # through a proxy the next GET may come before we know that this one is out
             await self._lot.park()
-        if self._polling:
+        if self._held is not None:
             raise Overlap
         if self._phase is Phase.ENDED:
             raise SessionOver
-        self._polling = True
+        self._held = poll
         try:
-            batch = await self._next_batch()
-            self._answering = True
-            await answer(self._render(batch))
-            self._offer = Offer.NONE if self._offer is Offer.TAKEN else self._offer
-            self._lot.unpark_all()
+            await self._answer(poll)
         finally:
-            self._polling = self._answering = False
+            if self._held is poll:
+                self._held = None
+
+    def _ask(self) -> None:
+        """Have the session say what it has kept until now."""
+        if self._held is not None and self._lane is not None and self._offer is Offer.NONE:
+            self._lane.write_through()
+
+    async def _answer(self, poll: Poll) -> None:
+        batch: Sequence[Encoded] | None = None
+        deadline = math.inf
+        self._ask()
+        while not poll.answered and (batch := self._next_batch(trio.current_time() >= deadline)) is None:
+            probing = self._phase is Phase.PROBING
+            deadline = min(deadline, trio.current_time() + PROBING_PATIENCE) if probing else math.inf
+            await poll.wait(deadline)
+            if self._held is poll:
+                self._ask()
+        if batch is None and self._answering is not poll:
+            return  # it was answered at once
+        self._answering = poll
+        try:
+            await (poll.finish() if batch is None else poll.respond(self._render(batch)))
+            self._offer = Offer.NONE if self._offer is Offer.TAKEN else self._offer
+        finally:
+            self._answering = None
             self._lot.unpark_all()
 
-    async def _next_batch(self) -> Sequence[Encoded]:
-        while self._offer is not Offer.WAITING:
-            match self._phase:
-                case Phase.CARRYING | Phase.CLOSING:
-                    await self._lot.park()
-                case Phase.PROBING:
-                    with trio.move_on_after(PROBING_PATIENCE) as patience:
-                        await self._lot.park()
-                    if patience.cancelled_caught:
-                        return (NOOP,)
-                case Phase.REPLACED:
-                    return (NOOP,)
-                case Phase.ENDED:
-                    return (NOOP,) if self._reason is CloseReason.TRANSPORT_CLOSE else (CLOSE,)
-        self._offer = Offer.TAKEN
-        return self._batch
+    def _next_batch(self, late: bool) -> Sequence[Encoded] | None:
+        """What to answer a poll now, if anything; `late`: it has been held for as long as a probe allows."""
+        if self._offer is Offer.WAITING:
+            self._offer = Offer.TAKEN
+            return self._batch
+        match self._phase:
+            case Phase.PROBING if late:
+                return (NOOP,)
+            case Phase.REPLACED:
+                return (NOOP,)
+            case Phase.ENDED:
+                return (NOOP,) if self._reason is CloseReason.TRANSPORT_CLOSE else (CLOSE,)
+        return None
 
     def _render(self, batch: Sequence[Encoded]) -> Response:
         if self._revision == 4:
@@ -215,6 +293,10 @@ class PollingTransport:
             if any(packet.type is PacketType.CLOSE for packet in packets):
                 self.end(CloseReason.TRANSPORT_CLOSE)
             return
+        if self._receiving and self._lane is not None:
+            packets = packets[self._lane.take(packets) :]
+            if not packets:
+                return
         self._posting, self._posted = True, packets
         self._lot.unpark_all()
         try:

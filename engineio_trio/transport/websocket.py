@@ -19,9 +19,11 @@ from engineio_trio.errors import CloseReason
 from engineio_trio.protocol import engine
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.frame import FrameGuard
+from engineio_trio.protocol.head import Request
 from engineio_trio.settings import Settings
+from engineio_trio.transport.answer import HttpError
 from engineio_trio.transport.base import Lane, NurseryNeeded, TransportEnded
-from engineio_trio.transport.http import HttpConnection, HttpError, Request
+from engineio_trio.transport.http import HttpConnection
 from engineio_trio.transport.socket import READ_SIZE
 from engineio_trio.transport.stream import GuardedStream, Line
 
@@ -36,6 +38,8 @@ logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # it tells every 
 
 class WebSocketTransport:
     """One open WebSocket. Each Engine.IO packet is one message (protocol v4, "WebSocket")."""
+
+    asked = True
 
     __slots__ = ("_guarded", "_line", "_received", "_revision", "_settings", "_socket")
 
@@ -55,6 +59,9 @@ class WebSocketTransport:
         self._line.lane = lane
         if self._guarded is not None:
             self._guarded.open_lane()
+
+    def soon(self) -> bool:
+        return False
 
     def interrupt(self) -> bool:
         return self._line.interrupt()
@@ -152,6 +159,12 @@ class _Inbox:
 
     def deliver(self, message: str | bytes) -> None:
         self.messages.append(message)
+
+    def take(self, packets: Sequence[engine.Packet]) -> int:
+        raise AssertionError("nobody posts here")
+
+    def write_through(self) -> None:
+        """It has nothing to say."""
 
     def pause(self) -> None:
         """It makes nothing."""

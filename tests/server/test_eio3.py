@@ -23,6 +23,8 @@ from tests.raw import (
     websocket_target,
 )
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_stream")
+
 EIO3 = Settings(allow_eio3=True, ping_interval=25, ping_timeout=20)
 
 

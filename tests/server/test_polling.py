@@ -8,6 +8,8 @@ from trio.testing import MockClock
 from engineio_trio import CloseReason, Settings, Socket, SocketServer
 from tests.raw import UPGRADE, Ended, Later, Poller, Wire, at_rest, polling, request, serving, websocket_target
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_stream")
+
 
 async def test_the_opening(autojump_clock: MockClock) -> None:
     async with serving(SocketServer(Settings(ping_interval=25, ping_timeout=20, max_payload=5_000))) as listener:
@@ -246,7 +248,7 @@ async def test_w8_a_poll_that_is_not_read_is_cut_off(autojump_clock: MockClock) 
     async with serving(server) as listener:
         poller = await Poller.joined(listener)
         raw = listener.connect()
-        listener.accepted[-1].send_stream.send_all_hook = trio.sleep_forever  # type: ignore[attr-defined]
+        listener.stop_reading()
         await raw.send(request("GET", polling(poller.sid)))
         await trio.testing.wait_all_tasks_blocked()
         started = trio.current_time()

@@ -25,6 +25,8 @@ from tests.raw import (
     websocket_target,
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_stream")
+
 
 async def probe(listener: MemoryListener, poller: Poller) -> Wire:
     """A WebSocket on a session, probed."""
@@ -242,7 +244,7 @@ async def test_a_poll_given_up_after_the_upgrade_does_not_end_the_session(autoju
         poller = await Poller.joined(listener)
         wire = await probe(listener, poller)
         raw = listener.connect()
-        listener.accepted[-1].send_stream.send_all_hook = trio.sleep_forever  # type: ignore[attr-defined]
+        listener.stop_reading()
         await raw.send(request("GET", polling(poller.sid)))
         await trio.testing.wait_all_tasks_blocked(0.01)
         await wire.say("5")

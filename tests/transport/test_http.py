@@ -11,12 +11,15 @@ from engineio_trio import Settings, SocketServer
 from tests.raw import (
     HOST,
     UPGRADE,
+    MemoryListener,
     Poller,
     polling,
     request,
     serving,
 )
 from tests.transport.refusals import refused, still_serving
+
+pytestmark = pytest.mark.usefixtures("each_kind_of_stream")
 
 HEADERS = [
     "Host", "Connection", "Upgrade", "Origin", "Cookie", "Authorization", "User-Agent", "X-Forwarded-For",
@@ -140,7 +143,7 @@ def test_h5_no_query_makes_an_error(query: str) -> None:
 
 async def test_h11_pipelined_requests_are_served_one_by_one_and_not_hoarded() -> None:
     """While one request is parked, at most one read of what follows it is kept."""
-    async with serving(SocketServer()) as listener:
+    async with serving(SocketServer(), MemoryListener()) as listener:
         poller = await Poller.joined(listener)
         raw = listener.connect()
         await raw.send(request("GET", polling(poller.sid)))

@@ -16,6 +16,8 @@ from tests.raw import (
 )
 from tests.transport.refusals import refused, still_serving
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_stream")
+
 
 async def test_h3_a_slow_body_is_cut_off_and_the_session_stays(autojump_clock: MockClock) -> None:
     async with serving(SocketServer(Settings(body_timeout=5))) as listener:

@@ -9,8 +9,8 @@ from engineio_trio import CloseReason
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.engine import Packet, PacketType
 from engineio_trio.protocol.frame import FrameGuard
+from engineio_trio.transport.answer import Response
 from engineio_trio.transport.base import TransportEnded, TransportReplaced
-from engineio_trio.transport.http import Response
 from engineio_trio.transport.polling import Overlap, PollingTransport, SessionOver
 from engineio_trio.transport.stream import GuardedStream, Line
 from tests.raw import Later
@@ -19,15 +19,35 @@ SAID = [Packet(PacketType.MESSAGE, "said")]
 WORD = Encoded.engine(Packet(PacketType.MESSAGE, "word"))
 
 
-class Answers:
-    """What polls were answered."""
+class Get:
+    """A poll on a stream without doors, and its answer."""
 
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
+    def __init__(self, go: trio.Event | None = None) -> None:
+        self.body: bytes | None = None
+        self.answered = False
+        self._go = go  # the answer is written when this is set
+        self._woken = trio.Event()
 
-    async def __call__(self, response: Response) -> None:
+    async def respond(self, response: Response) -> None:
         await trio.lowlevel.checkpoint()
-        self.bodies.append(response.body)
+        self.body = response.body
+        if self._go is not None:
+            await self._go.wait()
+        self.answered = True
+
+    def respond_nowait(self, response: Response) -> int | None:
+        return None
+
+    async def finish(self) -> None:
+        raise AssertionError("nothing is left over")
+
+    async def wait(self, deadline: float) -> None:
+        with trio.CancelScope(deadline=deadline):
+            await self._woken.wait()
+        self._woken = trio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
 
 
 async def test_a_post_that_the_upgrade_overtook_before_it_was_taken() -> None:
@@ -46,7 +66,7 @@ async def test_a_post_that_the_upgrade_overtook_before_it_was_taken() -> None:
 
 
 async def test_a_batch_that_no_poll_took_goes_to_the_other_transport() -> None:
-    transport, answers = PollingTransport(), Answers()
+    transport, get = PollingTransport(), Get()
     async with trio.open_nursery() as nursery:
 
         async def send() -> None:
@@ -57,24 +77,22 @@ async def test_a_batch_that_no_poll_took_goes_to_the_other_transport() -> None:
         await trio.testing.wait_all_tasks_blocked()
         transport.replace()
         await sent.value()
-        await transport.poll(answers)
-        assert answers.bodies == [b"6"]
+        await transport.poll(get)
+        assert get.body == b"6"
 
 
 async def test_a_batch_that_a_poll_is_writing_stays_with_it() -> None:
     """It counts as sent only when it has been written; until then the poll is vital, even after the upgrade."""
     transport, go = PollingTransport(), trio.Event()
-
-    async def slow(response: Response) -> None:
-        assert response.body == b"4word"
-        await go.wait()
+    get = Get(go)
 
     async with trio.open_nursery() as nursery:
         sent = Later(nursery, transport.send, [WORD])
-        poll = Later(nursery, transport.poll, slow)
+        poll = Later(nursery, transport.poll, get)
         await trio.testing.wait_all_tasks_blocked()
         transport.replace()
         await trio.testing.wait_all_tasks_blocked()
+        assert get.body == b"4word"
         assert not sent.done
         assert transport.vital
         go.set()
@@ -84,7 +102,7 @@ async def test_a_batch_that_a_poll_is_writing_stays_with_it() -> None:
 
 
 async def test_the_end_releases_everyone() -> None:
-    transport, answers = PollingTransport(), Answers()
+    transport, get = PollingTransport(), Get()
     async with trio.open_nursery() as nursery:
 
         async def send() -> None:
@@ -96,7 +114,7 @@ async def test_the_end_releases_everyone() -> None:
                 await transport.receive()
             assert caught.value.reason is CloseReason.PING_TIMEOUT
 
-        poll = Later(nursery, transport.poll, answers)
+        poll = Later(nursery, transport.poll, get)
         received = Later(nursery, receive)
         await trio.testing.wait_all_tasks_blocked()
         transport.end(CloseReason.PING_TIMEOUT)
@@ -104,19 +122,19 @@ async def test_the_end_releases_everyone() -> None:
         await poll.value()
         await received.value()
         await Later(nursery, send).value()
-        assert answers.bodies == [b"1"]
+        assert get.body == b"1"
         with pytest.raises(SessionOver):
-            await transport.poll(answers)
+            await transport.poll(Get())
 
 
 async def test_overlaps() -> None:
-    transport, answers = PollingTransport(), Answers()
+    transport, get = PollingTransport(), Get()
     async with trio.open_nursery() as nursery:
-        Later(nursery, transport.poll, answers)
+        Later(nursery, transport.poll, get)
         Later(nursery, transport.post, SAID)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(Overlap):
-            await transport.poll(answers)
+            await transport.poll(Get())
         with pytest.raises(Overlap):
             await transport.post(SAID)
         nursery.cancel_scope.cancel()
