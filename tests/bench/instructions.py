@@ -33,7 +33,7 @@ import trio
 from tests.bench.counting import script
 from tests.bench.counting.program import PAYLOAD, ROUNDS
 from tests.bench.provision import BUILD, NotHere, compile_c
-from tests.raw import Raw, Wire
+from tests.raw import Raw, Wire, polling
 from tests.redis.servers import Server
 from tests.redis.servers import server as redis_server
 
@@ -43,6 +43,7 @@ TOLERANCE = 0.10  # a tenth more is a regression
 LIMIT = 600.0  # seconds for the whole run, on a busy machine
 LIBRARIES = ("trio", "trio-websocket", "wsproto", "h11", "msgspec")
 EVENTS = 200
+HEADERS = {"Connection": "keep-alive", "User-Agent": "node-XMLHttpRequest", "Accept": "*/*"}
 CONNECTS = 20
 MEMBERS, BROADCASTS = 40, 10
 WARMUP = 5
@@ -116,6 +117,7 @@ MESSAGES = {
     "event with acknowledgement": EVENTS,
     "delivery of a broadcast": BROADCASTS * MEMBERS,
     "connect": CONNECTS,
+    "echo over long-polling": EVENTS,
 }
 
 
@@ -185,6 +187,7 @@ class Client:
         while len(self._members) < MEMBERS:
             await self._connect()
         await self._count("delivery of a broadcast", self._fan, BROADCASTS)
+        await self._count("echo over long-polling", (await self._poll()).echo, EVENTS)
         await first.say('42["quit"]')
 
     async def _count(self, name: str, step: Callable[[], Awaitable[object]], times: int) -> None:
@@ -199,6 +202,12 @@ class Client:
     async def _mark(self, event: str) -> None:
         await self._members[0].say(event)
         assert await self._members[0].text() == "430[true]"
+
+    async def _poll(self) -> "Polls":
+        raws = [Raw(await trio.open_tcp_stream("127.0.0.1", self._port)) for _ in range(2)]
+        for raw in raws:
+            self._stack.push_async_callback(raw.aclose)
+        return await Polls.joined(*raws)
 
     async def _connect(self) -> Wire:
         wire = await Wire.joined(Raw(await trio.open_tcp_stream("127.0.0.1", self._port)))
@@ -219,6 +228,36 @@ class Client:
         await self._members[0].say(f'42["fan","{PAYLOAD}"]')
         for wire in self._members:
             assert await wire.event() == ("fan", PAYLOAD)
+
+
+class Polls:
+    """A session by long-polling, on two connections as a browser has it: the same headers in every request."""
+
+    def __init__(self, gets: Raw, posts: Raw, sid: str) -> None:
+        self._gets = gets
+        self._posts = posts
+        self._sid = sid
+
+    @classmethod
+    async def joined(cls, gets: Raw, posts: Raw) -> "Polls":
+        """A session that is in `/`."""
+        opening = await gets.request("GET", polling())
+        polls = cls(gets, posts, json.loads(opening.body[1:])["sid"])
+        await polls._say("40")
+        assert (await polls._heard()).startswith(b"40")
+        return polls
+
+    async def echo(self) -> None:
+        """A POST, and then the GET that brings its echo."""
+        await self._say(f'42["echo","{PAYLOAD}"]')
+        assert await self._heard() == f'42["echo","{PAYLOAD}"]'.encode()
+
+    async def _say(self, packet: str) -> None:
+        answer = await self._posts.request("POST", polling(self._sid), HEADERS, packet.encode())
+        assert answer.body == b"ok"
+
+    async def _heard(self) -> bytes:
+        return (await self._gets.request("GET", polling(self._sid), HEADERS)).body
 
 
 # The command.
