@@ -9,8 +9,9 @@ from pushd.errors import ConfigError, StoreBusy, StoreUnavailable
 from pushd.model import ReceiptState, Stream
 from pushd.store import open_store
 from pushd.store.base import Deployment, Limits
+from pushd.store.redis.store import open_redis
 from tests.patience import PATIENCE
-from tests.pushd.stores import Node, bind, everything, push, told
+from tests.pushd.stores import Clock, Node, bind, everything, push, told
 from tests.redis.clients import again, eventually
 from tests.redis.nodes import Peer, check_status, peer, status, until
 from tests.redis.proxy import proxied
@@ -86,6 +87,28 @@ async def test_a_node_that_is_not_known_any_more_leaves_its_old_bindings_to_the_
 async def again_bound(node: Peer) -> int:
     """Its epoch, as soon as the node has its new lease."""
     return await again(lambda: node.bind("d", "c2"))
+
+
+async def test_marks_are_kept_for_the_window_and_not_for_ever(redis: Server) -> None:
+    """They are looked after now and then, not at each push; also when the clock is set back."""
+    clock, gap, window = Clock(), 5.0, 160.0
+    key, most = "pushd:{0}:x:d", int(window / gap * 17 / 16) + 1
+    limits = Limits(dedupe=window, inbox_max=1_000)
+    async with open_redis(redis.url, node="n1", control=Node(), limits=limits, deployment=CALM, clock=clock) as store:
+        for number in range(120):
+            (receipt,) = await store.enqueue(push(f"p{number}"), ["d"])
+            assert receipt.state is ReceiptState.STORED
+            assert redis.ask("ZCARD", key) <= most
+            assert redis.ask("PTTL", key) > window * 1_000
+            (receipt,) = await store.enqueue(push(f"p{max(0, number - 31)}"), ["d"])
+            assert receipt.state is ReceiptState.DUPLICATE
+            clock.now += gap
+        assert redis.ask("ZCARD", key) > window / gap
+        clock.now -= 100
+        for number in range(15):
+            await store.enqueue(push(f"back {number}"), ["d"])
+            clock.now += gap
+        assert (await store.enqueue(push("p119"), ["d"]))[0].state is ReceiptState.DUPLICATE
 
 
 # ---- it is full ----

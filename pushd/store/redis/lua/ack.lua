@@ -47,12 +47,18 @@ local function ack(key, inbox)
     for _, seq in ipairs(order) do
         entries[#entries + 1] = found[seq]
     end
-    take_out(inbox, KEYS[1], KEYS[2], KEYS[3], device, entries, head, state)
+    -- What was looked at was more than was asked for, or all there is.
+    take_out(inbox, KEYS[1], KEYS[2], device, entries, head, start > count, state)
     return count
 end
 
-local answer = {}
+local answer, taken = {}, 0
 for place = 1, (#KEYS - 3) / 2 do
-    answer[place] = ack(KEYS[2 + 2 * place], KEYS[3 + 2 * place])
+    local count = ack(KEYS[2 + 2 * place], KEYS[3 + 2 * place])
+    answer[place] = count
+    taken = taken + math.max(count, 0)
+end
+if taken > 0 then
+    redis.call('DECRBY', KEYS[3], taken)
 end
 return answer

@@ -8,7 +8,7 @@ else
     now = tonumber(ARGV[1])
 end
 
--- Numbers beyond 14 digits: Lua's own conversion would round them.
+-- Numbers beyond 14 digits: Lua's own conversion would round them. (That of redis.call does not.)
 local function whole(number)
     return string.format('%.0f', number)
 end
@@ -17,8 +17,10 @@ local function milliseconds()
     return whole(math.floor(now / 1000))
 end
 
+local stamp
 local function seconds()
-    return string.format('%.6f', now / 1000000)
+    stamp = stamp or string.format('%.6f', now / 1000000)
+    return stamp
 end
 
 -- A write that changes nothing and that a full server does not refuse. After it, the script's other writes are not

@@ -16,7 +16,10 @@ for place, entry in ipairs(rows) do
         earliest = math.min(earliest, expiry)
     end
 end
-take_out(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[2], expired, head, 'expired')
+take_out(KEYS[1], KEYS[2], KEYS[3], ARGV[2], expired, head, nil, 'expired')
+if #expired > 0 then
+    redis.call('DECRBY', KEYS[4], #expired)
+end
 if #rows == look then
     return {#expired, start + look - #expired, earliest == math.huge and '' or whole(earliest)}
 end

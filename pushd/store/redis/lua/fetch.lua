@@ -33,7 +33,10 @@ repeat
     end
     start = start + #rows
 until #rows < asked or #found == limit or #expired == MOST_EXPIRED
-take_out(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[4], expired, head, 'expired')
+take_out(KEYS[2], KEYS[3], KEYS[4], ARGV[4], expired, head, nil, 'expired')
+if #expired > 0 then
+    redis.call('DECRBY', KEYS[5], #expired)
+end
 local more = 0
 if #expired == MOST_EXPIRED and #found < limit then
     more = 1

@@ -12,8 +12,9 @@ local function push_id_of(entry)
     return string.sub(entry, 19, 18 + struct.unpack('>H', entry, 17))
 end
 
--- Take entries out of an inbox, with a receipt each. `head`: they are its first ones. The first write frees memory.
-local function take_out(inbox, expiries, receipts, waiting, device, entries, head, state)
+-- Take entries out of an inbox, with a receipt each. `head`: they are its first ones. `left`: whether others stay, nil
+-- if that is not known. The first write frees memory. Afterwards they are to be taken off `waiting`.
+local function take_out(inbox, expiries, receipts, device, entries, head, left, state)
     if #entries == 0 then
         return
     end
@@ -24,11 +25,13 @@ local function take_out(inbox, expiries, receipts, waiting, device, entries, hea
             redis.call('LREM', inbox, 1, entry)
         end
     end
-    if redis.call('EXISTS', inbox) == 0 then
+    if left == nil then
+        left = redis.call('EXISTS', inbox) == 1
+    end
+    if not left then
         redis.call('ZREM', expiries, device)
     end
     for _, entry in ipairs(entries) do
-        write_receipt(receipts, push_id_of(entry), device, state, whole(seq_of(entry)), '')
+        write_receipt(receipts, push_id_of(entry), device, state, seq_of(entry), '')
     end
-    redis.call('DECRBY', waiting, #entries)
 end
