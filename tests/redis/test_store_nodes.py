@@ -10,6 +10,7 @@ import trio
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.model import Message, ReceiptState, Stream
 from pushd.store.base import Deployment, Limits
+from pushd.store.redis.messages import LANES
 from pushd.store.redis.replies import Argument
 from pushd.store.redis.topology import Client
 from tests.patience import PATIENCE
@@ -71,6 +72,26 @@ async def test_what_is_for_many_devices_of_a_node_comes_in_one_message(one: Peer
     await until(lambda: answer(len(one.node.deliveries) == 50))
     assert redis.info("commandstats")["cmdstat_publish"].startswith("calls=1,")
     assert one.node.rounds == [50]
+
+
+async def test_a_large_batch_goes_in_several_calls_and_each_device_keeps_its_order(
+    one: Peer, two: Peer, redis: Server
+) -> None:
+    """Devices stand in it unevenly, and one of them is another node's."""
+    devices = [f"d{number * number % 17}" for number in range(300)]
+    epochs = {device: await one.bind(device, "c") for device in sorted(set(devices))}
+    epochs["d1"] = await two.bind("d1", "c")
+    redis.ask("CONFIG", "RESETSTAT")
+    parcels = [(push(f"p{number}"), device) for number, device in enumerate(devices)]
+    receipts = await one.store.enqueue_each(parcels)
+    assert [(receipt.id, receipt.device) for receipt in receipts] == [(it.id, device) for it, device in parcels]
+    calls = int(redis.info("commandstats")["cmdstat_incrby"].split(",")[0].removeprefix("calls="))
+    assert calls == LANES
+    for device, epoch in epochs.items():
+        seqs = [receipt.seq for receipt in receipts if receipt.device == device]
+        assert seqs == sorted(set(seqs))
+        found = await (two if device == "d1" else one).store.fetch(device, epoch, 0, 300)
+        assert [message.id for message in found] == [it.id for it, to in parcels if to == device]
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -20,6 +20,9 @@ ACK: Final = Script("ack")
 EXPIRE: Final = Script("expire")
 UPLINK: Final = Script("uplink")
 
+LANES: Final = 3  # calls that are under way for one batch: the server works on one while this node delivers the other's
+LEAST: Final = 64  # parcels that are worth one more
+
 _HERE: Final = 10  # in the answer of enqueue: this node holds the device
 _SENT: Final = 20  # and: the message is marked as sent, so it is to be delivered
 _EXPIRED_INSIDE: Final = 4
@@ -45,7 +48,7 @@ class Messages:
         """See `Store.enqueue_each`."""
         if not all(push.id for push, _ in parcels):
             raise BadRequest("id: must not be empty, every push without one would be taken for the same")
-        return await self._in_parts(parcels, self._enqueue)
+        return await self._in_parts(parcels, self._enqueue, LANES)
 
     async def _enqueue(self, bucket: Bucket, parcels: Sequence[Parcel]) -> list[Receipt]:
         context, limits = self._context, self._context.limits
@@ -86,7 +89,7 @@ class Messages:
 
     async def cast(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         """See `Store.cast_each`."""
-        return await self._in_parts(parcels, self._cast)
+        return await self._in_parts(parcels, self._cast, 1)
 
     async def _cast(self, bucket: Bucket, parcels: Sequence[Parcel]) -> list[Receipt]:
         """One call for all; what this node has the connections of is sent when it returns, so at most once."""
@@ -222,24 +225,40 @@ class Messages:
         return outcomes
 
     async def _in_parts(
-        self, parcels: Sequence[Parcel], deal: Callable[[Bucket, Sequence[Parcel]], Awaitable[list[Receipt]]]
+        self,
+        parcels: Sequence[Parcel],
+        deal: Callable[[Bucket, Sequence[Parcel]], Awaitable[list[Receipt]]],
+        lanes: int,
     ) -> list[Receipt]:
-        """Deal with the devices of each bucket, side by side; those of one bucket in their order."""
+        """Deal with each bucket, in up to so many lanes, side by side; with what is of one device in its order."""
         keys = self._context.keys
         if len(parcels) == 1:
             return await deal(keys.of(parcels[0][1]), parcels)
         receipts: dict[int, Receipt] = {}
-        by_bucket: dict[Bucket, list[Sequence[int]]] = {}
-        for bucket, places in keys.parts([device for _, device in parcels], MOST):
-            by_bucket.setdefault(bucket, []).append(places)
 
-        async def in_order(bucket: Bucket, parts: list[Sequence[int]]) -> None:
-            for places in parts:
-                found = await deal(bucket, [parcels[place] for place in places])
-                receipts.update(zip(places, found, strict=True))
+        async def in_order(bucket: Bucket, places: Sequence[int]) -> None:
+            for start in range(0, len(places), MOST):
+                some = places[start : start + MOST]
+                found = await deal(bucket, [parcels[place] for place in some])
+                receipts.update(zip(some, found, strict=True))
 
-        await side_by_side([partial(in_order, bucket, parts) for bucket, parts in by_bucket.items()])
+        devices = [device for _, device in parcels]
+        parts = keys.parts(devices, len(devices))
+        calls = [partial(in_order, bucket, lane) for bucket, places in parts for lane in _lanes(devices, places, lanes)]
+        await side_by_side(calls)
         return [receipts[place] for place in range(len(parcels))]
+
+
+def _lanes(devices: Sequence[str], places: Sequence[int], most: int) -> list[Sequence[int]]:
+    """The places in as many lists as are worth it, all of one device in the same."""
+    count = min(most, 1 + len(places) // LEAST)
+    if count == 1:
+        return [places]
+    lanes: list[list[int]] = [[] for _ in range(count)]
+    of: dict[str, list[int]] = {}
+    for place in places:
+        of.setdefault(devices[place], lanes[len(of) % count]).append(place)
+    return [lane for lane in lanes if lane]
 
 
 def _inbox_keys(bucket: Bucket, device: str) -> tuple[str, ...]:
