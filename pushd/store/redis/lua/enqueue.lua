@@ -4,7 +4,7 @@
 -- ARGV  now, incarnation, messages that an inbox holds, dedupe window (us), window (messages on their way to a device),
 --       prefix of control channels, how many messages; of each message its push id, the rest of its entry (see
 --       inbox.lua: from the length of the push id on) and its ttl (us); of each place a device id and a message's number
--- ->  now, then for each place a code, a seq, and the seq of the inbox's last entry before it (0: it was empty)
+-- ->  now, then for each place a code, a seq, and a seq that no entry before it in the inbox exceeds (0: it was empty)
 --     codes: 1 stored, 2 duplicate (with the first one's seq), 3 refused: full, 4 full, but some have expired: expire
 --     them and call again; 10 more if this node holds the device; 20 more if the message counts as sent: deliver it
 -- A device that has been given everything before, with room in its window, need not read its inbox: the message goes
@@ -20,7 +20,7 @@ local function floor_of_seq()
     return redis.call('HGET', KEYS[5], 's') or 0
 end
 
--- A device as it is: `entries` are those that come into its inbox now, the rest goes without saying.
+-- A device as it is: its hash, the length of its inbox, its `tail` (see above); `entries` are what comes into it now.
 local function read(device, key, inbox, marks)
     local last, node, epoch, sent = unpack(redis.call('HMGET', key, 's', 'n', 'e', 'f'))
     local it = {
