@@ -7,7 +7,7 @@ on any machine of one kind.
 `python -m tests.bench.instructions` prints the counts beside the recorded ones; with `--record` it writes them to
 instructions.json. Record after a change that is meant to cost more (say in the commit why it may), after one that made
 things cheaper (or the guard lets the gain be lost again), and when the interpreter or a library changes. With
-`--daemon` it counts pushd's paths over Redis instead (`counting/daemon.py`), of which nothing is recorded.
+`--daemon` it does the same for pushd's paths over Redis (`counting/daemon.py`, daemon.json), which vary more.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -38,8 +37,6 @@ from tests.redis.servers import Server
 from tests.redis.servers import server as redis_server
 
 HERE = Path(__file__).parent
-BASELINE = HERE / "instructions.json"
-TOLERANCE = 0.10  # a tenth more is a regression
 LIMIT = 600.0  # seconds for the whole run, on a busy machine
 LIBRARIES = ("trio", "trio-websocket", "wsproto", "h11", "msgspec")
 EVENTS = 200
@@ -61,13 +58,31 @@ class Baseline:
     counts: dict[str, int]
 
     @classmethod
-    def load(cls) -> "Baseline":
-        """What is recorded."""
-        return cls(**json.loads(BASELINE.read_text()))
+    def load(cls, path: Path) -> "Baseline":
+        """What is recorded there; nothing if there is no such file."""
+        return cls(**json.loads(path.read_text())) if path.exists() else cls("", {}, {})
 
-    def save(self) -> None:
+    def save(self, path: Path) -> None:
         """Record it."""
-        BASELINE.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Guarded:
+    """A program whose counts are recorded, and how much more, as a fraction, is a regression.
+
+    `unsteady` are counts that differ too much from run to run to guard anything; they are for people.
+    """
+
+    path: Path
+    measure: Callable[[], Baseline]
+    tolerance: float
+    unsteady: frozenset[str] = frozenset()
+
+    def record(self, counted: Baseline) -> None:
+        """Write it down, to be compared with."""
+        steady = {name: count for name, count in counted.counts.items() if name not in self.unsteady}
+        dataclasses.replace(counted, counts=steady).save(self.path)
 
 
 def interpreter() -> str:
@@ -76,22 +91,18 @@ def interpreter() -> str:
     return f"{platform.python_implementation()} {' '.join(build)}"
 
 
-def measure() -> Baseline:
-    """Count what is recorded, in this interpreter. Raises NotHere without valgrind, its headers, or a C compiler."""
-    totals = _count("program", (), _play_library)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return Baseline(interpreter(), versions, {name: round(totals[name] / per) for name, per in MESSAGES.items()})
+def _measure_library() -> Baseline:
+    return _baseline(_count("program", (), _play_library), MESSAGES)
 
 
-def measure_daemon() -> dict[str, int]:
-    """Count pushd's paths a message. Raises NotHere, as `measure`.
-
-    They are to be compared by eye, on an idle machine: what wakes the daemon is Redis, and in how many pieces its
-    answers come depends on who is faster.
-    """
+def _measure_daemon() -> Baseline:
     with redis_server() as redis:
-        totals = _count("daemon", (redis.url,), partial(_play_daemon, redis))
-    return {name: round(totals[name] / per) for name, per in script.MESSAGES.items()}
+        return _baseline(_count("daemon", (redis.url,), partial(_play_daemon, redis)), script.MESSAGES)
+
+
+def _baseline(totals: dict[str, int], messages: dict[str, int]) -> Baseline:
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return Baseline(interpreter(), versions, {name: round(totals[name] / per) for name, per in messages.items()})
 
 
 def _count(program: str, arguments: Sequence[str], play: Callable[[dict[str, Any]], Awaitable[None]]) -> dict[str, int]:
@@ -260,15 +271,20 @@ class Polls:
         return (await self._gets.request("GET", polling(self._sid), HEADERS)).body
 
 
+# Each raises NotHere without valgrind, its headers, or a C compiler.
+LIBRARY = Guarded(HERE / "instructions.json", _measure_library, 0.10)
+# What wakes the daemon is Redis: in how many pieces a push and what follows from it come depends on who is faster.
+DAEMON = Guarded(
+    HERE / "daemon.json", _measure_daemon, 0.20, frozenset(name for name in script.MESSAGES if "push" in name)
+)
+
+
 # The command.
 
 
 def compare(now: Baseline, recorded: Baseline) -> dict[str, float]:
-    """By name, how many times the recorded count it is now. What was never recorded counts as infinitely more."""
-    return {
-        name: count / recorded.counts.get(name, 0) if name in recorded.counts else math.inf
-        for name, count in now.counts.items()
-    }
+    """By name, how many times the recorded count it is now."""
+    return {name: now.counts[name] / count for name, count in recorded.counts.items() if name in now.counts}
 
 
 def differences(now: Baseline, recorded: Baseline) -> str:
@@ -286,24 +302,23 @@ def differences(now: Baseline, recorded: Baseline) -> str:
 def main() -> None:
     """Print the counts, or record them."""
     parser = argparse.ArgumentParser("tests.bench.instructions", description="Count the instructions of hot paths.")
-    parser.add_argument("--record", action="store_true", help=f"write them to {BASELINE.name}")
+    parser.add_argument("--record", action="store_true", help="write them down, to be compared with")
     parser.add_argument("--daemon", action="store_true", help="count pushd's paths instead")
     options = parser.parse_args()
+    guarded = DAEMON if options.daemon else LIBRARY
     try:
-        if options.daemon:
-            for name, count in measure_daemon().items():
-                print(f"{name:<28} {count:>10,} instructions")
-            return
-        now = measure()
+        now = guarded.measure()
     except NotHere as missing:
         sys.exit(f"tests.bench.instructions: {missing}")
-    recorded = Baseline.load() if BASELINE.exists() else Baseline("", {}, {})
-    for name, ratio in compare(now, recorded).items():
-        print(f"{name:<28} {now.counts[name]:>10,} instructions  {ratio:.3f} of what is recorded")
+    recorded = Baseline.load(guarded.path)
+    ratios = compare(now, recorded)
+    for name, count in now.counts.items():
+        told = f"{ratios[name]:.3f} of what is recorded" if name in ratios else "not recorded"
+        print(f"{name:<28} {count:>10,} instructions  {told}")
     if changed := differences(now, recorded):
         print(f"since then: {changed}")
     if options.record:
-        now.save()
+        guarded.record(now)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,9 @@ METHOD = """## How it was measured
 - Latency under a fixed load counts from when an event was due, not from when it could be sent, so lateness cannot hide.
   *Event-loop lag* is what a quiet connection with 100 echoes a second sees.
 - *Two workers* ([their program](../tests/bench/peers/workers.py)) share both processors with the generator, and one
-  process may open 20,000 files. A broadcast reaches the connections of both, two are under way at a time. The
-  generator sleeps for a millisecond before each look, so that it need not be woken for each message.
+  process may open 20,000 files. A broadcast reaches the connections of both; each gathers those of 50 ms, and
+  gives them to a connection in one write. Four are under way at a time. The generator sleeps for a millisecond before
+  each look, so that it need not be woken for each message.
 - pushd: `pushdctl serve` with its defaults. A stored event or an acknowledgement counts when the store has it; SQLite
   commits with `synchronous=FULL`; the Redis server has a log of changes, and shares the load's processor. Pushes are
   written to the `push` stream, over HTTP for SQLite and by XADD for Redis. *Processor time* is all that the daemon

@@ -1,9 +1,10 @@
 """How far one machine goes: several workers on one port, and more connections than one process may have open files.
 
 `python -m tests.bench.scale` connects 30,000 WebSockets to two workers, broadcasts to all of them for a while, and says
-what came of it (`make bench` does the same). `--daemon` has `pushdctl serve --workers` on a Redis of its own instead,
-whose devices send events that are stored. Workers and load share two processors, so the figures are those of a whole
-machine, and on a busy one they mean little. Exit code 1 when a connection was lost on the way.
+what came of it (`make bench` does the same). The workers gather broadcasts for 50 ms (`peers/workers.py`). `--daemon`
+has `pushdctl serve --workers` on a Redis of its own instead, whose devices send events that are stored. Workers and
+load share two processors, so the figures are those of a whole machine, and on a busy one they mean little. Exit code 1
+when a connection was lost on the way.
 """
 
 import argparse
@@ -31,7 +32,7 @@ class Size:
     connections: int = 30_000
     workers: int = 2
     loaders: int = 2
-    window: int = 2
+    window: int = 4
     nap: float = 0.001  # of the load before each look: a load that sleeps need not be woken for each message
     seconds: float = 20.0
     ping_interval: float = 25.0  # of the library's server

@@ -1,9 +1,9 @@
-"""No hot path takes a tenth more instructions than was recorded. See `instructions.py`; no time is measured."""
+"""No hot path takes more instructions than was recorded, by a margin. See `instructions.py`; no time is measured."""
 
 import pytest
 
 from tests.bench import instructions
-from tests.bench.instructions import BASELINE, LIMIT, TOLERANCE, Baseline
+from tests.bench.instructions import DAEMON, LIBRARY, LIMIT, Baseline, Guarded
 from tests.bench.provision import NotHere
 
 TRIES = 3  # on a busy machine one count in some is a seventh higher, never lower: the scheduler has more turns then
@@ -11,24 +11,26 @@ TRIES = 3  # on a busy machine one count in some is a seventh higher, never lowe
 
 @pytest.mark.instructions
 @pytest.mark.timeout(TRIES * LIMIT + 20)
-def test_no_hot_path_takes_more_instructions_than_recorded() -> None:
-    recorded = Baseline.load()
+@pytest.mark.parametrize("guarded", [LIBRARY, DAEMON], ids=["library", "daemon"])
+def test_no_hot_path_takes_more_instructions_than_recorded(guarded: Guarded) -> None:
+    recorded = Baseline.load(guarded.path)
     if instructions.interpreter() != recorded.interpreter:
-        pytest.skip(f"cannot run here: {BASELINE.name} was recorded with {recorded.interpreter}")
-    more: dict[str, float] = {}
+        pytest.skip(f"cannot run here: {guarded.path.name} was recorded with {recorded.interpreter}")
+    lowest: dict[str, float] = {}
     for _ in range(TRIES):
         try:
-            now = instructions.measure()
+            now = guarded.measure()
         except NotHere as missing:
             pytest.skip(f"cannot run here: {missing}")
-        assert now.counts.keys() == recorded.counts.keys()
-        ratios = instructions.compare(now, recorded)
-        more = {name: round(ratio, 3) for name, ratio in ratios.items() if ratio > 1 + TOLERANCE}
+        assert now.counts.keys() - guarded.unsteady == recorded.counts.keys(), "each path is counted, and recorded"
+        for name, ratio in instructions.compare(now, recorded).items():
+            lowest[name] = min(ratio, lowest.get(name, ratio))
+        more = {name: round(ratio, 3) for name, ratio in lowest.items() if ratio > 1 + guarded.tolerance}
         if not more:
             break
     assert not more, (
         f"times the recorded instructions: {more}. Find out why; if it is meant to be so, record anew: "
-        f"python -m tests.bench.instructions --record. {instructions.differences(now, recorded)}"
+        f"python -m tests.bench.instructions --record (with --daemon). {instructions.differences(now, recorded)}"
     )
 
 

@@ -5,6 +5,7 @@ and where a client says what to count: `begin` and `end NAME`, a line each, answ
 connection.
 """
 
+import gc
 import json
 import sys
 
@@ -15,6 +16,7 @@ from pushd import sweeper
 from pushd.admin import metrics as metrics_page
 from pushd.auth import open_authenticator
 from pushd.config import Config
+from pushd.daemon import COLLECTION
 from pushd.gateway import Gateway
 from pushd.hub import Hub
 from pushd.metrics import Metrics
@@ -47,6 +49,7 @@ async def listen(marks: Marks, stream: trio.SocketStream) -> None:
 
 async def main(marks: Marks, url: str) -> None:
     """Serve, until the client that marks has left."""
+    gc.set_threshold(*COLLECTION)
     config = Config.model_validate({**SETTINGS, "store": {"url": url}})
     hub, metrics = Hub(), Metrics()
     limits, deployment = config.store_limits(), config.deployment()
