@@ -9,7 +9,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from engineio_trio import Settings, Socket, SocketServer
-from tests.raw import Wire, serving
+from tests.raw import Later, Poller, Wire, serving
 
 Answer = Callable[..., None]
 
@@ -41,6 +41,7 @@ async def test_an_event_is_acknowledged_when_its_handler_says_so(autojump_clock:
             owing.owed[0][1]()
 
 
+@pytest.mark.usefixtures("each_kind_of_stream")
 async def test_what_is_owed_counts_as_waiting(autojump_clock: MockClock) -> None:
     """I5 of the daemon stands on this: who does not get answers is not read for ever."""
     owing = Owing(Settings(handler_queue=3))
@@ -58,6 +59,22 @@ async def test_what_is_owed_counts_as_waiting(autojump_clock: MockClock) -> None
             owing.owed.pop(0)[1]()
             await trio.testing.wait_all_tasks_blocked()
         assert [await wire.text() for _ in range(7)] == [f"43{number}[]" for number in range(1, 8)]
+
+
+@pytest.mark.usefixtures("each_kind_of_stream")
+async def test_what_is_owed_by_long_polling_holds_up_the_post(autojump_clock: MockClock) -> None:
+    owing = Owing(Settings(handler_queue=3))
+    async with serving(owing.server) as listener, trio.open_nursery() as nursery:
+        poller = await Poller.joined(listener)
+        posted = Later(nursery, poller.post, *[f'42["add",{number}]' for number in range(8)])
+        for number in range(8):
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(owing.owed) <= 4  # what the POST leaves to the session's task begins with one more
+            assert not posted.done or number > 4
+            args, answer = owing.owed.pop(0)
+            assert args == (number,)
+            answer()
+        assert (await posted.value()).body == b"ok"
 
 
 async def test_async_handlers_run_while_answers_are_owed(autojump_clock: MockClock) -> None:
