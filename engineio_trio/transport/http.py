@@ -84,7 +84,7 @@ class HttpConnection:
         try:
             deadline = await self._begin_head()
             self._served += 1
-            self.answered = False
+            self.answered = self._bodiless = False  # also of a head that will be refused
             taken = self._lane.take(self._data)
             if taken is None:
                 return await self._parse(deadline)
@@ -92,7 +92,6 @@ class HttpConnection:
             return None
         request, size, self._unread = taken
         self._head, self._data = self._data[:size], self._data[size:]
-        self._bodiless = False
         return request
 
     async def _begin_head(self) -> float:
@@ -324,8 +323,9 @@ class HttpConnection:
 
     def take_over(self) -> bytes:
         """End HTTP here: the bytes that came after the head, for whoever speaks on this stream from now on."""
+        data, self._data = self._data, b""  # an upgrade keeps this object for as long as the WebSocket lives
         self._last, self._head = True, b""
-        return self._data
+        return data
 
     def unserved(self) -> bytes:
         """The request under way as bytes again, and all that has come after its head: for another one to serve it."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from engineio_trio import Settings, SocketServer
+from engineio_trio.transport.http import HttpConnection
 from tests.raw import (
     HOST,
     UPGRADE,
@@ -49,6 +50,25 @@ async def test_h6_a_header_that_decides_something_comes_once(header: str, autoju
         lines = f"Host: {HOST}\r\n" if header != "Host" else ""
         data = f"GET {polling()} HTTP/1.1\r\n{lines}{header}: a\r\n{header}: a\r\n\r\n"
         assert await refused(listener, data) == (400, 3)
+
+
+async def test_a_refusal_after_a_head_request_has_its_body() -> None:
+    async with serving(SocketServer()) as listener:
+        raw = listener.connect()
+        assert (await raw.request("HEAD", "/socket.io/?EIO=4&transport=none")).status == 400
+        await raw.send("what\r\n\r\n")
+        assert (await raw.answer()).refusal == (400, 3)
+        await raw.ends()
+
+
+async def test_what_came_with_an_upgrade_is_passed_on_and_not_kept() -> None:
+    """An upgraded session keeps its HTTP connection for as long as the WebSocket lives."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    await ours.send_all(request("GET", "/", UPGRADE) + b"early")
+    http = HttpConnection(theirs, Settings())
+    assert await http.next_request() is not None
+    assert http.take_over() == b"early"
+    assert http.unserved() == b""
 
 
 async def test_h1_a_tab_in_a_header_is_allowed() -> None:
