@@ -212,7 +212,7 @@ class Connection:
             self._nursery = nursery
             if self.handlers is not NO_HANDLERS:
                 self.handlers.open(nursery)
-            if self.outbox.waiting and self.transport.asked:
+            if self.outbox.owes or (self.outbox.waiting and self.transport.asked):
                 self._need_writer()
             await self._read(nursery)
             await self._part(nursery)

@@ -53,7 +53,12 @@ class Outbox:
     @property
     def waiting(self) -> bool:
         """Something waits for a writer."""
-        return bool(self._queue) or self._owed is not None
+        return bool(self._queue) or self.owes
+
+    @property
+    def owes(self) -> bool:
+        """A batch went out in part: nothing follows it until the writer has seen to it, though its rest be out."""
+        return self._owed is not None
 
     def put(self, encoded: Encoded) -> None:
         """Queue a message; never waits. Raises OutboxFull, and then the message is not queued. No-op when closed."""

@@ -128,6 +128,29 @@ async def test_an_answer_that_does_not_go_out_at_once_goes_out_whole_and_first(a
         assert await client.get() == echo(1).encode()
 
 
+async def test_the_rest_of_an_answer_may_be_out_before_there_is_a_writer(autojump_clock: MockClock) -> None:
+    """The session's task, which is to start it, and the poll's, which has the rest, run in the same turn, in any order.
+
+    The peer's comes with them, and reads so much that the rest goes at once.
+    """
+    server = echoing(Settings(ping_interval=1_000))
+    async with serving(server, PlainListener()) as listener:
+        for _ in range(20):
+            client = await Client.joined(listener)
+            await client.ask()
+            assert isinstance(client.polls.stream, trio.SocketStream)
+            descriptor = client.polls.stream.socket.fileno()
+            list(server.of("/").sockets.values())[-1].emit("large", "x" * 300_000)
+            await trio.lowlevel.wait_readable(descriptor)
+            client.polls.rest = os.read(descriptor, 1_000_000)
+            assert len(client.polls.rest) < 300_000
+            assert len((await client.polls.answer()).body) > 300_000
+            await trio.testing.wait_all_tasks_blocked()
+            assert await client.post(echo(1)) == OK
+            with trio.fail_after(1):
+                assert await client.get() == echo(1).encode()
+
+
 async def test_an_answer_that_is_not_read_ends_the_session(autojump_clock: MockClock) -> None:
     server = echoing(Settings(ping_interval=1_000, write_timeout=7))
     ended = Ended(server)
