@@ -1,10 +1,9 @@
 """What holds for all tests: in CI, a test may be skipped only where it cannot run at all."""
 
 import os
+import signal
 
 import pytest
-
-from tests import raw
 
 EXCUSE = "cannot run here:"
 
@@ -37,7 +36,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f'A reason that begins with "{EXCUSE}" excuses a skip.')
 
 
-@pytest.fixture(params=[raw.MemoryListener, raw.PlainListener], ids=["memory", "plain"])
+def pytest_configure() -> None:
+    """Ctrl-C is tested, and whoever runs this in the background of a script has its children ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["MemoryListener", "PlainListener"])
 def each_kind_of_stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """`serving` with streams that have doors, and with streams that have none."""
-    monkeypatch.setattr(raw, "MemoryListener", request.param)
+    from tests import raw  # here: test_skips uses this file by itself
+
+    monkeypatch.setattr(raw, "MemoryListener", getattr(raw, request.param))
