@@ -206,6 +206,13 @@ class Connection:
         self._failure = self._failure or error
         self.close(CloseReason.INTERNAL_ERROR)
 
+    def _end_by(self, error: Exception) -> None:
+        """What the peer said cannot be dealt with: by its own fault, or by ours."""
+        if isinstance(error, RemoteProtocolError):
+            self.close(error.reason)
+        else:
+            self._fail(error)
+
     async def _run_with_tasks(self) -> None:
         """The rest of its life, in which there may be other tasks."""
         async with trio.open_nursery() as nursery:
@@ -230,8 +237,7 @@ class Connection:
         with trio.move_on_after(self.settings.close_timeout):
             await self.handlers.idle()
         if not self._is_abrupt():
-            failed = self._failure is not None  # what failed may fail again, in the transport's task
-            with trio.move_on_after(self.settings.close_timeout, shield=failed):
+            with trio.move_on_after(self.settings.close_timeout, shield=self._failure is not None):  # it may fail again
                 if self._written is not None:
                     await self._written.wait()
                 assert self.reason is not None
@@ -269,10 +275,8 @@ class Connection:
                 self._alone = False
             except TransportEnded as end:
                 self.close(end.reason)
-            except RemoteProtocolError as error:
-                self.close(error.reason)
             except Exception as error:  # noqa: BLE001 - raised by `run`
-                self._fail(error)
+                self._end_by(error)
 
     async def _read_some(self, nursery: trio.Nursery | None) -> None:
         packets = None
@@ -337,10 +341,8 @@ class Connection:
                     self._receive(decode_text(message), self.seen)
             else:
                 self._receive(decode_binary(message, self.revision), self.seen)
-        except RemoteProtocolError as error:
-            self.close(error.reason)
         except Exception as error:  # noqa: BLE001 - raised by `run`
-            self._fail(error)
+            self._end_by(error)
 
     def take(self, packets: Sequence[Packet]) -> int:
         """Deal with packets, until there is no room for more or the connection ends: how many it were."""
@@ -354,10 +356,8 @@ class Connection:
                     break
                 self._receive(packet, self.seen)
                 taken += 1
-        except RemoteProtocolError as error:
-            self.close(error.reason)
         except Exception as error:  # noqa: BLE001 - raised by `run`
-            self._fail(error)
+            self._end_by(error)
         self.pause()
         return taken
 
