@@ -35,7 +35,15 @@ class CloseReason(enum.Enum):
         """The RFC 6455 close code that tells the peer this reason (1000 where no code says more)."""
         return _WEBSOCKET_CODES.get(self, 1000)
 
+    @property
+    def is_abrupt(self) -> bool:
+        """There is no one left to tell: what is still queued is dropped."""
+        return self in _ABRUPT
 
+
+_ABRUPT = frozenset(
+    {CloseReason.TRANSPORT_CLOSE, CloseReason.TRANSPORT_ERROR, CloseReason.PING_TIMEOUT, CloseReason.SLOW_CONSUMER}
+)
 _WEBSOCKET_CODES = {
     CloseReason.PARSE_ERROR: 1002,
     CloseReason.TOO_BIG: 1009,

@@ -21,7 +21,7 @@ FLOORS = {
         transport:  transport.poller transport.socket transport.answer transport.http transport.base transport.stream
                     transport.websocket transport.polling
         server:     server.base server.handlers server.rooms server.admission server.neighbours server.outbox
-                    server.connection server.engine server.socket server.namespace server.serve
+                    server.round server.connection server.engine server.socket server.namespace server.serve
                     server.application server.server
         workers:    supervisor workers
         client:     client.endpoint client.application client.http client.polling client.websocket client.socket

@@ -19,18 +19,14 @@ from engineio_trio.protocol.engine import Packet, PacketType, decode_binary, dec
 from engineio_trio.protocol.engine_session import Action, ClientEngineSession, Door, Due, EngineSession
 from engineio_trio.server.base import Application
 from engineio_trio.server.handlers import NO_HANDLERS, HandlerQueue, Job
-from engineio_trio.server.outbox import Outbox, OutboxFull, Round
+from engineio_trio.server.outbox import Outbox, OutboxFull
+from engineio_trio.server.round import Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport.base import NurseryNeeded, Transport, TransportEnded, TransportReplaced
 from engineio_trio.transport.polling import PollingTransport
 
 PING = Encoded.engine(Packet(PacketType.PING))
 PONG = Encoded.engine(Packet(PacketType.PONG))
-
-# After these there is no one left to tell: what is still queued is dropped.
-ABRUPT = frozenset(
-    {CloseReason.TRANSPORT_CLOSE, CloseReason.TRANSPORT_ERROR, CloseReason.PING_TIMEOUT, CloseReason.SLOW_CONSUMER}
-)
 
 
 class Connection:
@@ -69,7 +65,7 @@ class Connection:
         self._ended = False
         self._closed: trio.Event | None = None  # while somebody waits for the end
         self._round = round or Round()
-        self._touched = False  # by the round: what is queued is written at its end
+        self._touched = 0  # by the round of this number: what is queued is written at its end, or later
         self._alone = True  # no other task is needed so far
         self._nursery: trio.Nursery | None = None
         self.handlers = NO_HANDLERS
@@ -97,13 +93,13 @@ class Connection:
         if not self._round.is_open:
             if not self.transport.soon():
                 self.write_through()
-        elif not self._touched:
-            self._touched = True
+        elif self._touched != self._round.number:
+            self._touched = self._round.number
             self._round.touch(self)
 
     def write_through(self) -> None:
         """Write at once what goes at once. Waking a writer costs three times the write itself."""
-        self._touched = False
+        self._touched = 0
         batch = self.outbox.take_nowait()
         if not batch:
             return
@@ -247,7 +243,7 @@ class Connection:
     def _is_abrupt(self) -> bool:
         """Whether there is nobody to say goodbye to: gone, or (a bad POST) told already by its 400."""
         told = self.reason is CloseReason.PARSE_ERROR and isinstance(self.transport, PollingTransport)
-        return told or self.reason in ABRUPT
+        return told or (self.reason is not None and self.reason.is_abrupt)
 
     async def _end(self) -> None:
         self.close(CloseReason.SHUTDOWN)

@@ -17,7 +17,7 @@ from engineio_trio.server import admission
 from engineio_trio.server.base import Application
 from engineio_trio.server.connection import Connection
 from engineio_trio.server.neighbours import Neighbours, random_sid
-from engineio_trio.server.outbox import Round
+from engineio_trio.server.round import Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport import websocket
 from engineio_trio.transport.answer import Headers, HttpError, Response
@@ -97,20 +97,8 @@ class Engine:
         self.neighbours: Neighbours | None = None  # processes that serve on the same port, if there are any
         self._upgrading: set[str] = set()  # sessions that a WebSocket wants to take over, or has
         self._make_application = make_application
-        self._round = Round()
-        self.poller = Poller(self._round)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is sent inside is written at its end; see `Server.together`."""
-        if self._round.is_open:
-            yield
-            return
-        self._round.begin()
-        try:
-            yield
-        finally:
-            self._round.end()
+        self.round = Round()
+        self.poller = Poller(self.round)
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str, early: bytes = b"") -> None:
         """Serve one accepted stream to its end. `early` is what another process has read of it."""
@@ -248,7 +236,7 @@ class Engine:
             settings=settings,
             transport=transport,
             revision=revision,
-            round=self._round,
+            round=self.round,
         )
         self.sessions[connection.sid] = connection
         connection.application = self._make_application(connection)

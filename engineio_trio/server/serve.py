@@ -57,12 +57,13 @@ class Service:
         """
         self._check_free()
         self._serving = 1
-        self._engine.stopping = False
-        self._engine.neighbours = neighbours
+        engine = self._engine
+        engine.stopping = False
+        engine.neighbours = neighbours
         self._stopping, self._stopped = trio.Event(), trio.Event()
         try:
-            async with self._engine.poller.running(), trio.open_nursery() as nursery:
-                self._engine.nursery = nursery
+            async with engine.poller.running(), engine.round.running(), trio.open_nursery() as nursery:
+                engine.nursery = nursery
                 if neighbours is not None:
                     await nursery.start(neighbours.attend, self._adopt)
                 async with trio.open_nursery() as accepting:

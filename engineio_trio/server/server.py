@@ -49,17 +49,18 @@ class _Server(Service):
     def together(self) -> AbstractContextManager[None]:
         """`with server.together():` around many sends, nothing of which waits: all is written at its end.
 
-        Each peer gets what is its own in one write, as with what is sent from a plain handler.
+        Each peer gets what is its own in one write, as with what is sent from a plain handler. Thousands of peers are
+        written to turn by turn, while others are served.
         """
-        return self._engine.together()
+        return self._engine.round.together()
 
 
 class SocketServer(_Server):
     """A Socket.IO 5 server over Engine.IO 4, at `path`. `on`, `on_any` and `emit` are those of the namespace `/`."""
 
     def __init__(self, settings: Settings | None = None, *, path: str = "/socket.io/") -> None:
-        self._namespaces: dict[str, Namespace] = {"/": Namespace("/")}
         super().__init__(Engine(path, settings or Settings(), self._application))
+        self._namespaces = {"/": Namespace("/", self._engine.round)}
 
     def _application(self, connection: Connection) -> SocketApplication:
         return SocketApplication(connection, self._namespaces)
@@ -71,7 +72,7 @@ class SocketServer(_Server):
         """
         if fault := namespace_fault(name):
             raise ValueError(fault)
-        return self._namespaces.setdefault(name, Namespace(name))
+        return self._namespaces.setdefault(name, Namespace(name, self._engine.round))
 
     def on(self, event: str) -> Callable[[Function], Function]:
         """A decorator: the handler of an event in `/`; see `Namespace.on`."""

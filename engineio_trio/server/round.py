@@ -1,0 +1,119 @@
+"""What is sent while something is being dealt with, and is written when that is done: a write for each peer."""
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
+
+import trio
+
+from engineio_trio.transport.poller import TURN
+
+BATCH = 32  # peers that are written to before the clock is looked at: some 0.3 ms
+
+
+class Writing(Protocol):
+    """A connection, as far as a round needs it."""
+
+    def write_through(self) -> None:
+        """Write what is queued."""
+
+
+class Round:
+    """What one read makes its handlers send: each peer gets all of it in one write, at the end of the round.
+
+    One for all connections of a server; a round is synchronous, so there is never more than one open. `number` is its
+    name, and `now` when it began. A round that is held (a turn of the poller) spans several reads: writes that follow
+    each other find the peers awake, and so cost less than writes between which something else is done.
+
+    A broadcast to thousands is a round of thousands of writes. It has a turn of the event loop's time; the peers that
+    are left are written to by a task, turn by turn, while others are served. They have their messages in their outbox
+    already, so what is sent to them meanwhile follows, and may take all of it along.
+    """
+
+    __slots__ = ("_held", "_late", "_running", "_touched", "_work", "is_open", "now", "number")
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.now = 0.0
+        self.number = 0
+        self._held = False
+        self._touched: list[Writing] = []
+        self._late: OrderedDict[Writing, None] = OrderedDict()  # each once, however many broadcasts overtake each other
+        self._running = False
+        self._work = trio.lowlevel.ParkingLot()
+
+    def begin(self) -> None:
+        """Messages are being dealt with."""
+        self.is_open, self.now = True, trio.current_time()
+        self.number += 1
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent inside is sent in one round: in the one that is open, or in one of its own."""
+        if self.is_open:
+            yield
+            return
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
+
+    def hold(self) -> None:
+        """The round goes on until `let_go`."""
+        self._held = True
+
+    def let_go(self) -> None:
+        """Now it ends."""
+        self._held = False
+        if self.is_open:
+            self.end()
+
+    def touch(self, connection: Writing) -> None:
+        """Something waits to be written to this one."""
+        self._touched.append(connection)
+
+    def end(self) -> None:
+        """Write, unless it is held; for a turn, if inside `running`."""
+        if self._held:
+            return
+        self.is_open = False
+        touched, self._touched = self._touched, []
+        end = time.perf_counter() + TURN
+        for first in range(0, len(touched), BATCH):
+            if first and self._running and time.perf_counter() > end:
+                self._late.update(dict.fromkeys(touched[first:]))
+                self._work.unpark()
+                return
+            for connection in touched[first : first + BATCH]:
+                connection.write_through()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """For the length of the block, what rounds leave is written to, in its order."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run)
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
+                self._late.clear()
+                nursery.cancel_scope.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            while self._late:
+                self._write_late()
+                await trio.lowlevel.checkpoint()
+            await self._work.park()
+
+    def _write_late(self) -> None:
+        end = time.perf_counter() + TURN
+        while self._late:
+            for _ in range(min(BATCH, len(self._late))):
+                self._late.popitem(last=False)[0].write_through()
+            if time.perf_counter() > end:
+                return

@@ -1,0 +1,204 @@
+"""Broadcasts to many: written turn by turn, while others are served, and in order with all else that is sent."""
+
+import collections
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import trio
+import trio.testing
+
+from engineio_trio import Settings, Socket, SocketServer
+from engineio_trio.server import namespace, round
+from tests.raw import Ended, MemoryListener, PlainListener, Wire, serving, text
+
+PATIENCE = 3_000.0  # seconds on a clock that jumps
+STEPS = [*["emit"] * 6, "together", "turn", "turn", "sleep", "flush", "room", "leave", "close"]
+
+
+@contextlib.contextmanager
+def turns_of(peers: int) -> Iterator[None]:
+    """However fast the machine, a turn of the event loop is over when so many peers have been written to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(round, "TURN", -1)
+        patch.setattr(round, "BATCH", peers)
+        patch.setattr(namespace, "BATCH", peers)
+        yield
+
+
+def have_heard(listener: PlainListener) -> list[bool]:
+    """Of each client, in order, whether there is something to read."""
+    heard = []
+    for client in listener._clients:
+        try:
+            heard.append(bool(client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)))
+        except BlockingIOError:
+            heard.append(False)
+    return heard
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_others_are_served_while_a_broadcast_goes_out(
+    together: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = SocketServer()
+
+    @server.on("echo")
+    def echo(socket: Socket, data: str) -> None:
+        socket.emit("echo", data)
+
+    listener = PlainListener()
+    with turns_of(5):
+        async with serving(server, listener):
+            wires = [await Wire.joined(listener.connect()) for _ in range(100)]
+            listener._clients[-1].send(text('42["echo","hello"]'))  # which the server has yet to look at
+            began = trio.current_time()
+            with server.together() if together else contextlib.nullcontext():
+                server.emit("news")
+            assert have_heard(listener) == [True] * 5 + [False] * 95  # the first turn's
+            while not have_heard(listener)[-1]:
+                await trio.lowlevel.checkpoint()
+            assert not all(have_heard(listener))
+            assert [await wires[-1].event(), await wires[-1].event()] == [("news",), ("echo", "hello")]
+            for wire in wires[:-1]:
+                assert await wire.event() == ("news",)
+            assert trio.current_time() == began  # nobody had to wait for a ping that takes it along
+
+
+async def test_those_who_leave_have_had_the_broadcast_before(autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer()
+    listener = PlainListener()
+    with turns_of(1):
+        async with serving(server, listener):
+            wires = [await Wire.joined(listener.connect()) for _ in range(20)]
+            server.emit("bye")
+            await server.shutdown()
+            for wire in wires:
+                assert await wire.event() == ("bye",)
+                assert await wire.code() == 1012
+
+
+async def test_a_peer_that_waits_for_its_turn_is_no_slow_consumer(autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer(Settings(outbox_bytes=1_000))
+    listener = PlainListener()
+    with turns_of(1):
+        async with serving(server, listener):
+            wires = [await Wire.joined(listener.connect()) for _ in range(10)]
+            for number in range(30):
+                server.emit("news", number, "x" * 100)
+            for wire in wires:
+                assert [(await wire.event())[1] for _ in range(30)] == list(range(30))
+
+
+class History:
+    """Some sockets, what was sent to each while it was there, and what its client has heard."""
+
+    def __init__(self, seed: int, listener: MemoryListener) -> None:
+        self.chance = random.Random(seed)
+        self.listener = listener
+        self.server = SocketServer(Settings(outbox_bytes=50_000_000, ping_interval=1_000, close_timeout=PATIENCE))
+        self.sent: dict[str, list[int]] = collections.defaultdict(list)
+        self.heard: dict[str, list[int]] = collections.defaultdict(list)
+        self.closed: set[str] = set()  # from then on nothing is sent
+        self.number = 0
+        self.nursery: trio.Nursery
+        self.listeners = 0
+
+    def present(self) -> list[Socket]:
+        return [one for one in self.server.of("/").sockets.values() if one.id not in self.closed]
+
+    def emit(self) -> None:
+        """One event: to all, to a room, or to one, some of it larger than a socket takes at once."""
+        self.number += 1
+        payload = "x" * self.chance.choice([0, 0, 0, 0, 2_000, 300_000])
+        targets = self.present()
+        kind = self.chance.choice(["all", "all", "others", "room", "one"])
+        if kind == "one" and targets:
+            targets = [self.chance.choice(targets)]
+            targets[0].emit("e", self.number, payload)
+        elif kind == "room":
+            targets = [one for one in targets if "red" in one.rooms]
+            self.server.emit("e", self.number, payload, to="red")
+        elif kind == "others" and targets:
+            skipped = self.chance.choice(targets)
+            targets.remove(skipped)
+            self.server.emit("e", self.number, payload, skip=skipped)
+        else:
+            self.server.emit("e", self.number, payload)
+        for one in targets:
+            self.sent[one.id].append(self.number)
+
+    async def step(self) -> None:
+        what = self.chance.choice(STEPS)
+        one = self.chance.choice(self.present() or [None])
+        if what == "emit":
+            self.emit()
+        elif what == "together":
+            with self.server.together():
+                for _ in range(self.chance.randrange(4)):
+                    self.emit()
+        elif what == "turn":
+            await trio.lowlevel.checkpoint()
+        elif what == "sleep":
+            await trio.sleep(self.chance.choice([0.1, 3]))
+        elif one is None:
+            await self.join()
+        elif what == "flush":
+            await one.flush()
+        elif what == "room":
+            (one.leave if "red" in one.rooms else one.join)("red")
+        elif what == "leave" and self.chance.random() < 0.3:
+            one.disconnect(close=self.chance.random() < 0.5)
+        elif what == "close" and self.chance.random() < 0.3:
+            self.closed.add(one.id)
+            one.close()
+
+    async def join(self) -> None:
+        wire = await Wire.session(self.listener.connect())
+        await wire.say("40")
+        id = (await wire.text()).removeprefix('40{"sid":"').removesuffix('"}')
+        self.listeners += 1
+        self.nursery.start_soon(self.listen, wire, id)
+
+    async def listen(self, wire: Wire, id: str) -> None:
+        with contextlib.suppress(Ended):
+            while True:
+                if self.chance.random() < 0.1:
+                    await trio.sleep(1)  # what is written meanwhile goes out in part
+                opcode, payload = await wire.frame()
+                if opcode == 8:
+                    break
+                if payload.startswith(b"42"):
+                    self.heard[id].append(int(payload[7:].split(b",")[0]))
+        await wire.raw.aclose()
+        self.listeners -= 1
+
+    async def play(self) -> None:
+        async with serving(self.server, self.listener), trio.open_nursery() as self.nursery:
+            for _ in range(self.chance.randrange(1, 8)):
+                await self.join()
+            for _ in range(60):
+                await self.step()
+            await self.server.shutdown(PATIENCE)
+            while self.listeners:  # noqa: ASYNC110 - a question to many tasks
+                await trio.sleep(0.1)
+        assert {id: numbers for id, numbers in self.heard.items() if numbers} == {
+            id: numbers for id, numbers in self.sent.items() if numbers
+        }
+
+
+@pytest.mark.parametrize("kind", [PlainListener, MemoryListener], ids=["plain", "memory"])
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(seed=st.integers(0, 2**32 - 1), turn=st.integers(1, 3))
+def test_everybody_gets_all_of_it_in_order(kind: type[MemoryListener], seed: int, turn: int) -> None:
+    """The order in which tasks run is chance as well; hypothesis repeats it with the seed."""
+
+    async def main() -> None:
+        await History(seed, kind()).play()
+
+    with turns_of(turn):
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
