@@ -217,16 +217,20 @@ class Connection:
                 self.handlers.open(nursery)
             if self.outbox.owes or (self.outbox.waiting and self.transport.asked):
                 self._need_writer()
-            await self._read(nursery)
-            await self._part(nursery)
+            try:
+                await self._read(nursery)
+                await self._part(nursery)
+            finally:
+                self.outbox.abandon()  # a round may come by until `_end`, and nothing can be started here by then
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
     async def _part(self, nursery: trio.Nursery) -> None:
         """Let the handlers come to an end, and what is queued go out, and say goodbye."""
-        if isinstance(self.transport, PollingTransport) and not self._is_abrupt():
-            self.transport.closing()
+        if not self._is_abrupt():
+            if isinstance(self.transport, PollingTransport):
+                self.transport.closing()
             if self.outbox.waiting:
                 self._need_writer()
         self.application.ending()

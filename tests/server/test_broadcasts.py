@@ -14,7 +14,7 @@ import trio.testing
 
 from engineio_trio import Settings, Socket, SocketServer
 from engineio_trio.server import namespace, round
-from tests.raw import Ended, MemoryListener, PlainListener, Wire, serving, text
+from tests.raw import Ended, MemoryListener, PlainListener, Wire, at_rest, serving, text
 
 PATIENCE = 3_000.0  # seconds on a clock that jumps
 STEPS = [*["emit"] * 6, "together", "turn", "turn", "sleep", "flush", "room", "leave", "close"]
@@ -69,17 +69,58 @@ async def test_others_are_served_while_a_broadcast_goes_out(
             assert trio.current_time() == began  # nobody had to wait for a ping that takes it along
 
 
-async def test_those_who_leave_have_had_the_broadcast_before(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.fixture(params=["alone", "with tasks"])
+def server(request: pytest.FixtureRequest) -> SocketServer:
+    """Whose connections each have a task alone, or a nursery from the start."""
     server = SocketServer()
+    if request.param == "with tasks":
+
+        @server.on("connect")
+        async def connect(socket: Socket) -> None:
+            await trio.lowlevel.checkpoint()
+
+    return server
+
+
+@pytest.mark.parametrize("shutdown", [True, False])
+async def test_those_who_leave_have_had_the_broadcast_before(
+    server: SocketServer, shutdown: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     listener = PlainListener()
     with turns_of(1):
         async with serving(server, listener):
             wires = [await Wire.joined(listener.connect()) for _ in range(20)]
             server.emit("bye")
-            await server.shutdown()
+            if shutdown:
+                await server.shutdown()
+            else:
+                for one in tuple(server.of("/").sockets.values()):
+                    one.close()
             for wire in wires:
                 assert await wire.event() == ("bye",)
-                assert await wire.code() == 1012
+                assert await wire.code() == (1012 if shutdown else 1000)
+
+
+@pytest.mark.parametrize("turns", range(5))
+@pytest.mark.parametrize("grace", [0, 10])
+async def test_peers_that_go_while_a_broadcast_is_written_end_nothing_else(
+    server: SocketServer, turns: int, grace: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    listener = PlainListener()
+    with turns_of(1):
+        async with serving(server, listener):
+            for _ in range(40):
+                await Wire.joined(listener.connect())
+            server.emit("news")
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            listener.close_clients()
+            if grace:
+                await at_rest(server)
+                wire = await Wire.joined(listener.connect())
+                server.emit("more")
+                assert await wire.event() == ("more",)
+            await server.shutdown(grace)
 
 
 async def test_a_peer_that_waits_for_its_turn_is_no_slow_consumer(autojump_clock: trio.testing.MockClock) -> None:
