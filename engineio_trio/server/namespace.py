@@ -1,6 +1,5 @@
 """A namespace: its handlers by event name, its sockets and rooms, and the fan-out to them."""
 
-import contextlib
 import dataclasses
 import enum
 import inspect
@@ -12,12 +11,11 @@ from engineio_trio.errors import CloseReason, RemoteProtocolError
 from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.protocol.socket import RESERVED_EVENTS
 from engineio_trio.server.rooms import Rooms
-from engineio_trio.server.round import BATCH, Round
+from engineio_trio.server.round import Round
 from engineio_trio.server.socket import Socket
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIFECYCLE = ("connect", "disconnect")
-AS_IT_IS = contextlib.nullcontext()  # for a few: a round of its own costs as much as a delivery, 9 us
 ANSWER = "answer"  # the parameter of handlers that answer later
 
 
@@ -143,11 +141,7 @@ class Namespace:
         is decided now, as is its place among all that each of them is sent; but to thousands it is written turn by
         turn, while others are served.
         """
-        encoded = Encoded.event(event, args, self.name)
-        targets = self._targets(to, skip)
-        with self._round.together() if len(targets) > BATCH else AS_IT_IS:
-            for socket in targets:
-                socket.send(encoded)
+        self._round.broadcast(Encoded.event(event, args, self.name), self._targets(to, skip))
 
     def _targets(self, to: str | Iterable[str] | None, skip: Socket | Iterable[Socket] | None) -> list[Socket]:
         if to is None:

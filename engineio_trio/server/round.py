@@ -2,12 +2,13 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
 import trio
 
+from engineio_trio.protocol.encoded import Encoded
 from engineio_trio.transport.poller import TURN
 
 BATCH = 32  # peers that are written to before the clock is looked at: some 0.3 ms
@@ -20,6 +21,13 @@ class Writing(Protocol):
         """Write what is queued."""
 
 
+class Target(Protocol):
+    """A socket, as far as a broadcast needs it."""
+
+    def send(self, encoded: Encoded) -> None:
+        """Send a message, or queue it in the round that is open."""
+
+
 class Round:
     """What one read makes its handlers send: each peer gets all of it in one write, at the end of the round.
 
@@ -27,9 +35,9 @@ class Round:
     name, and `now` when it began. A round that is held (a turn of the poller) spans several reads: writes that follow
     each other find the peers awake, and so cost less than writes between which something else is done.
 
-    A broadcast to thousands is a round of thousands of writes. It has a turn of the event loop's time; the peers that
-    are left are written to by a task, turn by turn, while others are served. They have their messages in their outbox
-    already, so what is sent to them meanwhile follows, and may take all of it along.
+    A broadcast to thousands is thousands of writes. It has a turn of the event loop's time; the peers that are left are
+    written to by a task, turn by turn, while others are served. They have their messages in their outbox already, so
+    what is sent to them meanwhile follows, and may take all of it along.
     """
 
     __slots__ = ("_held", "_late", "_running", "_touched", "_work", "is_open", "now", "number")
@@ -61,6 +69,27 @@ class Round:
         finally:
             self.end()
 
+    def broadcast(self, encoded: Encoded, targets: Sequence[Target]) -> None:
+        """Send a message to each: in the round that is open, or at once to as many as a turn has the time for.
+
+        Only the rest is a round of its own, for that costs a delivery a fifth.
+        """
+        end = time.perf_counter() + TURN
+        for first in range(0, len(targets), BATCH):
+            if first and self._running and not self.is_open and time.perf_counter() > end:
+                self._queue(encoded, targets[first:])
+                return
+            for target in targets[first : first + BATCH]:
+                target.send(encoded)
+
+    def _queue(self, encoded: Encoded, targets: Sequence[Target]) -> None:
+        self.begin()
+        for target in targets:
+            target.send(encoded)
+        self.is_open = False
+        touched, self._touched = self._touched, []
+        self._put_off(touched)
+
     def hold(self) -> None:
         """The round goes on until `let_go`."""
         self._held = True
@@ -84,11 +113,14 @@ class Round:
         end = time.perf_counter() + TURN
         for first in range(0, len(touched), BATCH):
             if first and self._running and time.perf_counter() > end:
-                self._late.update(dict.fromkeys(touched[first:]))
-                self._work.unpark()
+                self._put_off(touched[first:])
                 return
             for connection in touched[first : first + BATCH]:
                 connection.write_through()
+
+    def _put_off(self, connections: Sequence[Writing]) -> None:
+        self._late.update(dict.fromkeys(connections))
+        self._work.unpark()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

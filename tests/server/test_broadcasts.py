@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from engineio_trio import Settings, Socket, SocketServer
-from engineio_trio.server import namespace, round
-from tests.raw import Ended, MemoryListener, PlainListener, Wire, at_rest, serving, text
+from engineio_trio.server import round
+from tests.raw import Later, MemoryListener, PlainListener, Poller, Wire, at_rest, serving, text
 
 PATIENCE = 3_000.0  # seconds on a clock that jumps
 STEPS = [*["emit"] * 6, "together", "turn", "turn", "sleep", "flush", "room", "leave", "close"]
@@ -26,7 +26,6 @@ def turns_of(peers: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round, "TURN", -1)
         patch.setattr(round, "BATCH", peers)
-        patch.setattr(namespace, "BATCH", peers)
         yield
 
 
@@ -135,6 +134,21 @@ async def test_a_peer_that_waits_for_its_turn_is_no_slow_consumer(autojump_clock
                 assert [(await wire.event())[1] for _ in range(30)] == list(range(30))
 
 
+@pytest.mark.parametrize("peers", [1, 40])
+async def test_a_poll_takes_all_that_is_broadcast_in_a_turn(peers: int, autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer()
+    listener = PlainListener()
+    with turns_of(peers):
+        async with serving(server, listener), trio.open_nursery() as nursery:
+            pollers = [await Poller.joined(listener) for _ in range(40)]
+            polls = [Later(nursery, poller.get) for poller in pollers]
+            await trio.testing.wait_all_tasks_blocked()
+            server.emit("one")
+            server.emit("two")
+            for poll in polls:
+                assert (await poll.value()).body == b'42["one"]\x1e42["two"]'
+
+
 class History:
     """Some sockets, what was sent to each while it was there, and what its client has heard."""
 
@@ -206,15 +220,14 @@ class History:
         self.nursery.start_soon(self.listen, wire, id)
 
     async def listen(self, wire: Wire, id: str) -> None:
-        with contextlib.suppress(Ended):
-            while True:
-                if self.chance.random() < 0.1:
-                    await trio.sleep(1)  # what is written meanwhile goes out in part
-                opcode, payload = await wire.frame()
-                if opcode == 8:
-                    break
-                if payload.startswith(b"42"):
-                    self.heard[id].append(int(payload[7:].split(b",")[0]))
+        while True:
+            if self.chance.random() < 0.1:
+                await trio.sleep(1)  # what is written meanwhile goes out in part
+            opcode, payload = await wire.frame()
+            if opcode == 8:
+                break
+            if payload.startswith(b"42"):
+                self.heard[id].append(int(payload[7:].split(b",")[0]))
         await wire.raw.aclose()
         self.listeners -= 1
 
