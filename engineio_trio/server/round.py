@@ -132,7 +132,8 @@ class Round:
                 yield
             finally:
                 self._running = False
-                self._late.clear()
+                while self._late:  # of streams that are served elsewhere (`serve_stream`); all others have ended
+                    self._write_late()
                 nursery.cancel_scope.cancel()
 
     async def _run(self) -> None:

@@ -134,6 +134,45 @@ async def test_a_peer_that_waits_for_its_turn_is_no_slow_consumer(autojump_clock
                 assert [(await wire.event())[1] for _ in range(30)] == list(range(30))
 
 
+async def test_all_have_their_turn_however_fast_broadcasts_follow(autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer()
+    listener = PlainListener()
+    with turns_of(1):
+        async with serving(server, listener):
+            wires = [await Wire.joined(listener.connect()) for _ in range(20)]
+            for number in range(20):  # each turn writes to the first peer and to one that waits
+                server.emit("news", number)
+                await trio.lowlevel.checkpoint()
+            assert have_heard(listener) == [True] * 20
+            for wire in wires:
+                assert [(await wire.event())[1] for _ in range(20)] == list(range(20))
+
+
+async def test_streams_that_outlive_the_serving_get_all_of_it(autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer()
+    listener = PlainListener()
+    with turns_of(1):
+        async with trio.open_nursery() as streams:
+            async with trio.open_nursery() as serving:
+                await serving.start(server.serve_listeners, [])
+                wires = []
+                for _ in range(20):
+                    raw = listener.connect()
+                    streams.start_soon(server.serve_stream, listener.accepted[-1])
+                    wires.append(await Wire.joined(raw))
+                server.emit("meanwhile")
+                serving.cancel_scope.cancel()
+            for said in ["meanwhile", "afterwards", "together"]:
+                if said == "afterwards":
+                    server.emit(said)
+                elif said == "together":
+                    with server.together():
+                        server.emit(said)
+                assert have_heard(listener) == [True] * 20  # nobody would write it later
+                assert [await wire.event() for wire in wires] == [(said,)] * 20
+            listener.close_clients()
+
+
 @pytest.mark.parametrize("peers", [1, 40])
 async def test_a_poll_takes_all_that_is_broadcast_in_a_turn(peers: int, autojump_clock: trio.testing.MockClock) -> None:
     server = SocketServer()
