@@ -4,6 +4,7 @@ async with proxied(server) as proxy:         # to a Server of tests.redis.server
     open_client(parse_address(proxy.url))    # over TCP; proxied(server, unix=folder) listens on a Unix socket
     proxy.delay = 0.5                        # seconds, for every piece in either direction
     proxy.black_hole = True                  # passes on nothing, closes nothing; False: what was sent meanwhile comes
+    release = proxy.hold()                   # the same for the connections that are there now; the next ones work
     proxy.cut_after(1000)                    # cuts the connection that brings the 1000th byte from now on
     await proxy.cut(1000)                    # the same, and waits until it has
     proxy.reset(); proxy.half_open(); proxy.refuse = True
@@ -13,7 +14,7 @@ import contextlib
 import socket
 import struct
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +35,8 @@ class _Pair:
         self.server = server
         self.held = trio.Event()  # never set: what waits for it stays open
         self.halved = False
+        self.passable = trio.Event()  # set but for one that is held back
+        self.passable.set()
 
 
 class Proxy:
@@ -71,6 +74,13 @@ class Proxy:
             self._passable = trio.Event()
         else:
             self._passable.set()
+
+    def hold(self) -> Callable[[], None]:
+        """Pass on nothing of today's connections until what this answers is called."""
+        passable = trio.Event()
+        for pair in self._pairs:
+            pair.passable = passable
+        return passable.set
 
     def cut_after(self, count: int) -> None:
         """Pass on `count` more bytes to the server, and close the connection right after them: no reply comes back."""
@@ -131,6 +141,7 @@ class Proxy:
                 if self.delay:
                     await trio.sleep(self.delay)
                 await self._passable.wait()
+                await pair.passable.wait()
                 if sink is pair.server:
                     data, cut = self._up_to_the_cut(data)
                     await sink.send_all(data)
@@ -139,6 +150,7 @@ class Proxy:
                 else:
                     await sink.send_all(data)
         await self._passable.wait()
+        await pair.passable.wait()
         if pair.halved:
             await pair.held.wait()
         scope.cancel()

@@ -10,6 +10,7 @@ import trio
 from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.model import Message, ReceiptState, Stream
 from pushd.store.base import Deployment, Limits
+from pushd.store.redis.lease import LEASE
 from pushd.store.redis.messages import LANES
 from pushd.store.redis.replies import Argument
 from pushd.store.redis.topology import Client
@@ -355,6 +356,34 @@ async def test_a_kick_that_comes_too_late_ends_no_newer_login(redis: Server, mon
         await one_script_more(redis, partial(setattr, proxy, "black_hole", False))
         assert await two.store.beat([("d", epoch)]) == []
         check_status(await status(two), {"d"})
+
+
+async def test_a_lease_that_comes_too_late_brings_no_dead_node_back(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3: its node took it again, was cut off, and swept: it must learn that its devices are not its any more."""
+    execute, releases = Client.execute, []
+
+    async def and_hold(client: Client, key: str, *command: Argument) -> object:
+        if LEASE.sha in command and not releases:
+            releases.append(proxy.hold())
+        return await execute(client, key, *command)
+
+    async with peer(redis.url, "n2") as two, proxied(redis) as proxy:
+        await two.store.ping()
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "execute", and_hold)
+            async with peer(proxy.url, "n1") as one:
+                await until(lambda: or_none(lambda: one.bind("d", "c1")))
+                proxy.black_hole = True
+                await until(two.store.sweep)
+                before = proxy.forwarded
+                releases[0]()
+                await eventually(lambda: proxy.forwarded > before)
+                await two.store.sweep()  # the server has read it by now
+                proxy.black_hole = False
+                await until(lambda: answer(one.node.losses))
+                check_status(await status(two), set())
 
 
 # ---- consumer groups ----

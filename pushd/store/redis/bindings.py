@@ -14,7 +14,6 @@ from pushd.store.redis.keys import Bucket
 from pushd.store.redis.replies import Argument
 from pushd.store.redis.rounds import Rounds
 from pushd.store.redis.scripts import MOST, Script
-from pushd.store.redis.topology import TIMEOUT
 from pushd.store.staleness import Staleness
 
 ADMITS: Final = Script("admits")
@@ -43,23 +42,16 @@ class Bindings:
         buckets = context.keys.buckets
         self._asked = [Rounds(partial(self._ask, bucket), nursery, LOGINS) for bucket in buckets]
         self._logins = [Rounds(partial(self._log_in, bucket), nursery, LOGINS) for bucket in buckets]
-        # Each bucket's server has a clock of its own.
-        self._staleness: dict[int, Staleness] = {}
-        self._ahead: dict[int, float] = {}  # its time minus ours, as of its last answer; less by that answer's way
+        self._staleness: dict[int, Staleness] = {}  # each bucket's server has a clock of its own
 
     async def begin(self) -> None:
         """From now on it counts how long devices are silent. Raises StoreUnavailable."""
 
         async def one(bucket: Bucket) -> None:
-            now = await self._now(bucket)
+            now = await self._context.runner.now(bucket.alive)
             self._staleness[bucket.number] = Staleness(self._context.limits.stale_after, now)
 
         await side_by_side([partial(one, bucket) for bucket in self._context.keys.buckets])
-
-    async def _now(self, bucket: Bucket) -> float:
-        now = await self._context.runner.now(bucket.alive)
-        self._ahead[bucket.number] = now - trio.current_time()
-        return now
 
     async def admits(self, device: str) -> Throttled | None:
         """See `Store.admits`."""
@@ -97,13 +89,11 @@ class Bindings:
                 keys += [bucket.topic(topic) for topic in (*login.new.split(","), *login.old.split(",")) if topic]
             facts += login
         common = (limits.takeovers, micros(limits.takeover_window), context.keys.channels)
-        for _ in range(2):  # the server's clock may have been set forward since it was read: its answer says so
-            until = micros(trio.current_time() + self._ahead[bucket.number] + TIMEOUT)
-            now, *answers = await context.runner.run_confirmed(LOGIN, keys, me, until, *common, *facts)
-            self._ahead[bucket.number] = now / WHOLE - trio.current_time()
-            if answers:
-                return [self._outcome(login, answer, me) for login, answer in zip(logins, answers, strict=True)]
-        raise StoreUnavailable(f"a login came to the server more than {TIMEOUT:g} s after it was sent, and did nothing")
+        run = context.runner.run_confirmed
+        _, *answers = await context.runner.in_time(
+            bucket.alive, lambda until: run(LOGIN, keys, me, until, *common, *facts)
+        )
+        return [self._outcome(login, answer, me) for login, answer in zip(logins, answers, strict=True)]
 
     def _outcome(self, login: "_Login", answer: Sequence[Any], me: str) -> Bound | Throttled | str:
         kind, value = answer[0], answer[1].decode()
@@ -171,7 +161,7 @@ class Bindings:
 
     async def end_stale(self, bucket: Bucket) -> int:
         """End bindings of a bucket that have not been heard of for too long; answers how many."""
-        now = await self._now(bucket)
+        now = await self._context.runner.now(bucket.alive)
         staleness = self._staleness_of(bucket)
         before = staleness.before(now) * 1_000
         ended = 0
@@ -186,7 +176,7 @@ class Bindings:
 
     async def _stale_before(self, bucket: Bucket) -> float:
         """Unix milliseconds: who was not seen since is stale. Minus infinity: nobody can be called so."""
-        now = await self._now(bucket)
+        now = await self._context.runner.now(bucket.alive)
         return self._staleness_of(bucket).before(now) * 1_000
 
     def _staleness_of(self, bucket: Bucket) -> Staleness:

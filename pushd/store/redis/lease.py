@@ -8,7 +8,8 @@ everybody lives on.
 import logging
 import math
 import secrets
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import trio
 
@@ -67,7 +68,8 @@ class Lease:
 
     async def take(self) -> None:
         """Begin the incarnation. Raises StoreUnavailable; may be repeated."""
-        await self._renew(first=1)
+        await self._runner.now(self._keys.nodes)  # so that the deadline is exact: the last life may have been long
+        await self._runner.in_time(self._keys.nodes, self._renew)
         log.debug("this node is %s", self.incarnation)
 
     async def keep(self) -> None:
@@ -77,7 +79,8 @@ class Lease:
         while True:
             await trio.sleep(pause)
             try:
-                if not await self._renew(first=0):
+                _, alive = await self._renew()
+                if not alive:
                     return
                 backoff, pause = Backoff(min(LONGEST, self._refresh)), self._refresh
             except StoreUnavailable as error:
@@ -99,15 +102,15 @@ class Lease:
         """Make sure that sweepers know of an incarnation that is over. Raises StoreUnavailable."""
         await self._runner.run(LEAVE, (self._keys.nodes,), incarnation)
 
-    async def _renew(self, first: int) -> bool:
+    async def _renew(self, until: int = 0) -> Sequence[Any]:
+        """The script's answer; `until` is that of a new node, see lease.lua."""
         sent = trio.current_time()
         life = round(self.life * 1_000)
-        alive, now = await self._runner.run(LEASE, (self._keys.nodes,), self.incarnation, life, first)
-        if not alive:
-            return False
-        self._watch_clock(sent, now / 1_000_000)
-        self._renewed = sent
-        return True
+        now, *alive = await self._runner.run(LEASE, (self._keys.nodes,), self.incarnation, life, until)
+        if alive == [1]:
+            self._watch_clock(sent, now / 1_000_000)
+            self._renewed = sent
+        return now, *alive
 
     def _watch_clock(self, sent: float, now: float) -> None:
         """After a gap, or a jump of the server's clock, leases look older than they are: wait a whole one."""

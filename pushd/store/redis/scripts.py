@@ -7,14 +7,15 @@ is `-- uses NAME` also `NAME.lua`.
 import hashlib
 import importlib.resources
 import re
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
+import trio
 from redis.exceptions import NoScriptError, ResponseError
 
 from pushd.errors import StoreUnavailable
 from pushd.store.redis.replies import Argument, Command, Reply
-from pushd.store.redis.topology import Client
+from pushd.store.redis.topology import TIMEOUT, Client
 
 MOST: Final = 200  # devices in one call of a script: the server does nothing else meanwhile
 REPLICATED_WITHIN: Final = 0.5  # seconds that replicas have, if they are waited for
@@ -50,6 +51,8 @@ class Runner:
     def __init__(self, client: Client, clock: Callable[[], float] | None, replicas: int, channel: str) -> None:
         self._client = client
         self._clock = clock
+        # By key, its server's time minus ours (s), as of its last answer; less by that answer's way.
+        self._ahead: dict[str, float] = {}
         # WAIT is about what its own connection has written. A call that is repeated may write nothing, though what it
         # wrote the first time, on another connection, is not confirmed yet; a message goes to the replicas always.
         self._confirm: tuple[Command, ...] = (
@@ -87,12 +90,30 @@ class Runner:
     async def _written(self, key: str, command: Command) -> list[Reply]:
         return await self._client.blocking_pipeline(key, (command, *self._confirm), timeout=REPLICATED_WITHIN)
 
+    async def in_time(self, key: str, call: Callable[[int], Awaitable[Sequence[Any]]]) -> Sequence[Any]:
+        """What a script answers that does nothing where it is late: not the time alone, with which it begins.
+
+        A network may deliver a command long after its caller has given it up. `call` runs the script, whose ARGV say
+        until when (us) it is waited for, by the clock of the server that has `key`. Raises StoreUnavailable.
+        """
+        if key not in self._ahead:
+            await self.now(key)
+        for _ in range(2):  # the server's clock may have been set forward since it was read: its answer says so
+            answer = await call(round((trio.current_time() + self._ahead[key] + TIMEOUT) * 1_000_000))
+            self._ahead[key] = answer[0] / 1_000_000 - trio.current_time()
+            if len(answer) > 1:
+                return answer
+        raise StoreUnavailable(f"a call came to the server more than {TIMEOUT:g} s after it was sent, and did nothing")
+
     async def now(self, key: str) -> float:
         """Unix seconds, by the clock of the server that has the key."""
         if self._clock is not None:
-            return self._clock()
-        seconds, micros = await self._client.execute(key, b"TIME")
-        return int(seconds) + int(micros) / 1_000_000
+            now = self._clock()
+        else:
+            seconds, micros = await self._client.execute(key, b"TIME")
+            now = int(seconds) + int(micros) / 1_000_000
+        self._ahead[key] = now - trio.current_time()
+        return now
 
     def _time(self) -> Argument:
         return b"" if self._clock is None else round(self._clock() * 1_000_000)
