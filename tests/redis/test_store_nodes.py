@@ -358,6 +358,19 @@ async def test_a_kick_that_comes_too_late_ends_no_newer_login(redis: Server, mon
         check_status(await status(two), {"d"})
 
 
+@pytest.mark.parametrize("newer", ["new", None])
+async def test_a_token_that_comes_too_late_replaces_no_newer_one(redis: Server, newer: str | None) -> None:
+    """A token that was taken away would open the door again."""
+    async with parted(redis) as (proxy, one, two):
+        await one.store.permit("other", "x")
+        proxy.black_hole = True
+        with pytest.raises(StoreUnavailable, match="no reply within"):
+            await one.store.permit("d", "old")
+        await two.store.permit("d", newer)
+        await one_script_more(redis, partial(setattr, proxy, "black_hole", False))
+        assert await two.store.token_of("d") == newer
+
+
 async def test_a_lease_that_comes_too_late_brings_no_dead_node_back(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

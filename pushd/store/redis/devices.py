@@ -12,6 +12,7 @@ from pushd.store.redis.keys import Bucket
 from pushd.store.redis.scripts import Script
 
 FORGET: Final = Script("forget")
+PERMIT: Final = Script("permit")
 STEP: Final = 500  # devices looked at together
 _FACTS: Final = ("e", "n", "c", "t", "o", "s")  # the last, its highest seq, may be all there is of a device
 
@@ -81,9 +82,9 @@ class Directory:
 
     async def permit(self, device: str, token: str | None) -> None:
         """See `Store.permit`."""
-        key = self._context.keys.of(device).legal
-        command = ("HDEL", key, device) if token is None else ("HSET", key, device, token)
-        await self._context.client.execute(key, *command)
+        bucket, runner = self._context.keys.of(device), self._context.runner
+        facts = (device,) if token is None else (device, token)
+        await runner.in_time(bucket.alive, lambda until: runner.run(PERMIT, (bucket.legal,), until, *facts))
 
     async def token_of(self, device: str) -> str | None:
         """See `Store.token_of`."""
