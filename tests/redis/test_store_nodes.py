@@ -15,7 +15,7 @@ from pushd.store.redis.messages import LANES
 from pushd.store.redis.replies import Argument
 from pushd.store.redis.topology import Client
 from tests.patience import PATIENCE
-from tests.pushd.stores import everything, push
+from tests.pushd.stores import everything, push, told
 from tests.redis.clients import eventually
 from tests.redis.nodes import Peer, check_status, peer, status, until
 from tests.redis.proxy import Proxy, proxied
@@ -369,6 +369,19 @@ async def test_a_token_that_comes_too_late_replaces_no_newer_one(redis: Server, 
         await two.store.permit("d", newer)
         await one_script_more(redis, partial(setattr, proxy, "black_hole", False))
         assert await two.store.token_of("d") == newer
+
+
+async def test_a_cast_that_comes_too_late_is_not_sent(redis: Server) -> None:
+    """Now or never, and who was told that it failed may have said it again."""
+    async with parted(redis) as (proxy, one, two):
+        await two.bind("d", "c1")
+        assert [receipt.state for receipt in await one.store.cast(push("first"), ["d"])] == [ReceiptState.DELIVERED]
+        proxy.black_hole = True
+        with pytest.raises(StoreUnavailable, match="no reply within"):
+            await one.store.cast(push("late"), ["d"])
+        await one_script_more(redis, partial(setattr, proxy, "black_hole", False))
+        await two.store.cast(push("last"), ["d"])
+        assert await told(two.store, Stream.RECEIPT, "id") == [("first",), ("last",)]
 
 
 async def test_a_lease_that_comes_too_late_brings_no_dead_node_back(

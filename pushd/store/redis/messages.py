@@ -106,7 +106,10 @@ class Messages:
                 last, number = push, number + 1
             places += (device, number, 1 if certain and holds(device) else 0)
         common = (context.keys.channels, number)
-        answer = await context.runner.run(CAST, keys, context.lease.incarnation, *common, *messages, *places)
+        run, me = context.runner.run, context.lease.incarnation
+        answer = await context.runner.in_time(
+            bucket.alive, lambda until: run(CAST, keys, me, until, *common, *messages, *places)
+        )
         now, receipts = answer[0] / WHOLE, []
         delivered, refused = (ReceiptState.DELIVERED, ""), (ReceiptState.REFUSED, "offline")
         with context.control.together():

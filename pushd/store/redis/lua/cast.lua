@@ -1,14 +1,18 @@
 -- Hand qos 0 messages to the nodes that hold the devices, with a receipt each.
 -- KEYS  receipt, then the device of each place
--- ARGV  now, incarnation, prefix of control channels, how many messages; of each message its push id and the message
---       as it travels; of each place a device id, a message's number, and 1 if this node has the device's connection
--- ->  now, then for each place 'gone' (published to its node), 'here' (this node is to send it) or 'away' (nobody has it)
-local me, channels, messages = ARGV[2], ARGV[3], tonumber(ARGV[4])
+-- ARGV  now, incarnation, until when the caller waits for it (us), prefix of control channels, how many messages; of each
+--       message its push id and the message as it travels; of each place a device id, a message's number, and 1 if this
+--       node has the device's connection
+-- ->  now; nothing else if it came too late: nobody was told anything. Then for each place 'gone' (published to its node), 'here' (this node is to send it) or 'away' (nobody has it)
+local me, channels, messages = ARGV[2], ARGV[4], tonumber(ARGV[5])
+if now > tonumber(ARGV[3]) then -- a network held it back: what it says was for then, and may have been said again
+    return {now}
+end
 local answer, travelling = {now}, {}
-local first = 4 + 2 * messages
+local first = 5 + 2 * messages
 for place = 1, (#ARGV - first) / 3 do
     local device, number = ARGV[first + 3 * place - 2], tonumber(ARGV[first + 3 * place - 1])
-    local id, message = ARGV[3 + 2 * number], ARGV[4 + 2 * number]
+    local id, message = ARGV[4 + 2 * number], ARGV[5 + 2 * number]
     local node = redis.call('HGET', KEYS[place + 1], 'n')
     if not node or (node == me and ARGV[first + 3 * place] ~= '1') then
         write_receipt(KEYS[1], id, device, 'refused', 0, 'offline')
