@@ -461,6 +461,37 @@ async def test_a_reply_that_was_lost_is_asked_for_again(redis: Server, monkeypat
         assert [entry.fields["n"] for entry in entries] == [str(each) for each in range(number + 1)]
 
 
+async def test_what_was_taken_by_a_call_that_came_late_is_found(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1: the node has asked since what it has, and there is no other node that would claim the entry."""
+    monkeypatch.setattr("pushd.store.redis.groups.BLOCK", 0.1)
+    monkeypatch.setattr("pushd.store.redis.groups.IDLE", 1.0)
+    blocking, releases = Client.blocking, []
+
+    async def and_hold(client: Client, *command: Argument, **options: float) -> object:
+        if not releases:
+            releases.append(proxy.hold())
+        return await blocking(client, *command, **options)
+
+    async def next_one() -> str:
+        [entry] = await until(lambda: or_none(lambda: one.store.take(Stream.PUSH, 100)))
+        await one.store.done(Stream.PUSH, [entry.id])
+        return str(entry.fields["n"])
+
+    async with parted(redis) as (proxy, one, two):
+        await two.store.append(Stream.PUSH, {"n": "first"})
+        assert await next_one() == "first"
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "blocking", and_hold)
+            with pytest.raises(StoreUnavailable, match="no reply within"):
+                await one.store.take(Stream.PUSH, 100)
+        await two.store.append(Stream.PUSH, {"n": "second"})
+        assert await next_one() == "second"
+        await two.store.append(Stream.PUSH, {"n": "third"})
+        releases[0]()
+        await eventually(lambda: redis.ask("XPENDING", "pushd:{0}:push", "pushd")[0] == 1)
+        assert await next_one() == "third"
+
+
 async def test_what_a_dead_node_has_taken_goes_to_another_and_poison_to_dead(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

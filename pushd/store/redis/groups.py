@@ -106,7 +106,7 @@ class Group:
             self._unsure = False
 
     async def _claim_if_due(self, limit: int) -> None:
-        """Now and then, take over what dead nodes have left."""
+        """Now and then, take over what dead nodes have left, and what this one was given without hearing of it."""
         if trio.current_time() < self._next_claim:
             return
         for bucket in self._context.keys.buckets:

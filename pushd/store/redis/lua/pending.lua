@@ -1,7 +1,8 @@
--- What a consumer has taken and not done; what a consumer that has gone has taken becomes this one's.
+-- What a consumer has taken and not done; what nobody has touched for long becomes this one's: a consumer that has gone
+-- had taken it, or a network has delivered this one's own call late, or lost the answer, and nobody knows of it.
 -- KEYS  stream, dead
--- ARGV  now, group, consumer, whose ('own': what this consumer has; 'idle': what others have held so long), for how long
---       (ms), limit, tries (for 'idle': an entry taken so often without being done is poison), name of the stream
+-- ARGV  now, group, consumer, whose ('own': what this consumer has; 'idle': what nobody has touched so long), for how long
+--       (ms), limit, tries (an entry that others have taken so often without doing it is poison), name of the stream
 -- ->  how many were gone from the stream, how many were poison, then id and fields of each entry
 local stream, group, consumer, tries = KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[7])
 local answer, lost, poison = {0, 0}, 0, 0
@@ -13,14 +14,12 @@ else
 end
 for _, pending in ipairs(found) do
     local id, count = pending[1], pending[4]
-    local mine = ARGV[4] == 'own' or pending[2] ~= consumer
-    local entry = mine and redis.call('XRANGE', stream, id, id)[1]
-    if not mine then
-        -- it is known here, and being worked on
-    elseif not entry then
+    local mine = pending[2] == consumer
+    local entry = redis.call('XRANGE', stream, id, id)[1]
+    if not entry then
         redis.call('XACK', stream, group, id)
         lost = lost + 1
-    elseif ARGV[4] == 'idle' and count >= tries then
+    elseif not mine and count >= tries then
         local reason = 'taken ' .. count .. ' times, and never done'
         local fields = {'stream', ARGV[8], 'entry', id, 'reason', reason}
         local ours = {stream = true, entry = true, reason = true}
@@ -35,7 +34,7 @@ for _, pending in ipairs(found) do
         redis.call('XDEL', stream, id)
         poison = poison + 1
     else
-        if ARGV[4] == 'idle' then
+        if not mine then
             redis.call('XCLAIM', stream, group, consumer, 0, id)
         end
         answer[#answer + 1] = entry
