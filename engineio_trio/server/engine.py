@@ -20,7 +20,7 @@ from engineio_trio.server.neighbours import Neighbours, random_sid
 from engineio_trio.server.round import Round
 from engineio_trio.settings import Settings
 from engineio_trio.transport import websocket
-from engineio_trio.transport.answer import Headers, HttpError, Response
+from engineio_trio.transport.answer import HttpError, Response
 from engineio_trio.transport.base import Transport, TransportEnded
 from engineio_trio.transport.http import HttpConnection, PeerGone
 from engineio_trio.transport.poller import Poller
@@ -45,37 +45,6 @@ def boundary(what: str) -> Iterator[None]:
 
 class HandedOver(Exception):
     """Another process serves this connection from now on."""
-
-
-class Exchange:
-    """One request and the ways to answer it, with the CORS headers that it earned; see `HttpConnection`."""
-
-    __slots__ = ("cors", "http", "peer", "request")
-
-    def __init__(self, http: HttpConnection, request: Request, peer: str, cors: Headers) -> None:
-        self.http = http
-        self.request = request
-        self.peer = peer
-        self.cors = cors
-
-    @property
-    def answered(self) -> bool:
-        return self.http.answered
-
-    async def respond(self, response: Response) -> None:
-        await self.http.respond(response, self.cors)
-
-    def respond_nowait(self, response: Response) -> int | None:
-        return self.http.respond_nowait(response, self.cors)
-
-    async def finish(self) -> None:
-        await self.http.finish()
-
-    async def wait(self, deadline: float) -> None:
-        await self.http.wait(deadline)
-
-    def wake(self) -> None:
-        self.http.wake()
 
 
 class Engine:
@@ -110,7 +79,7 @@ class Engine:
 
     async def _serve_requests(self, stream: trio.abc.Stream, peer: str, early: bytes) -> Connection | None:
         """Answer requests, to the last one; what is left to run if that one opened a WebSocket."""
-        http = HttpConnection(stream, self.settings, early)
+        http = HttpConnection(stream, self.settings, peer, early)
         try:
             while True:
                 try:
@@ -120,55 +89,53 @@ class Engine:
                     return None
                 if request is None:
                     return None
-                exchange = Exchange(http, request, peer, admission.cors_headers(request, self.settings))
-                connection = await self._serve(exchange)
+                http.headers = admission.cors_headers(request, self.settings)
+                connection = await self._serve(http, request)
                 if connection is not None:
                     return connection
         except (PeerGone, HandedOver):
             return None
 
-    async def _serve(self, exchange: Exchange) -> Connection | None:
+    async def _serve(self, http: HttpConnection, request: Request) -> Connection | None:
         try:
-            return await self._route(exchange)
+            return await self._route(http, request)
         except HttpError as error:
-            await exchange.respond(error.response())
+            await http.respond(error.response())
         except HandshakeRefused as refusal:
-            await exchange.respond(HttpError(refusal.status, refusal.message, 4, refusal.headers).response())
+            await http.respond(HttpError(refusal.status, refusal.message, 4, refusal.headers).response())
         return None
 
-    async def _route(self, exchange: Exchange) -> Connection | None:
-        request = exchange.request
+    async def _route(self, http: HttpConnection, request: Request) -> Connection | None:
         if request.path not in (self.path, self.path[:-1]):
             raise HttpError(404, f"nothing here; Engine.IO is at {self.path}")
         if request.method == "OPTIONS":
-            await exchange.respond(admission.preflight())
+            await http.respond(admission.preflight())
             return None
         transport = admission.check_transport(request)
         admission.check_origin(request, self.settings)
         if "sid" not in request.query:
-            return await self._open(exchange, transport)
+            return await self._open(http, request, transport)
         if self.neighbours is not None:
-            await self._hand_over(exchange, self.neighbours)
+            await self._hand_over(http, request, self.neighbours)
         connection = self._session(request)
         polling = connection.transport
         if transport == "websocket":
-            await self._upgrade(exchange, connection)
+            await self._upgrade(http, request, connection)
         elif not isinstance(polling, PollingTransport):
             raise admission.bad_request("the session is not on polling any more")
         elif request.method == "GET":
-            await self._poll(exchange, connection, polling)
+            await self._poll(http, connection, polling)
         elif request.method == "POST":
-            await self._post(exchange, connection, polling)
+            await self._post(http, request, connection, polling)
         else:
             raise HttpError(405, f"{request.method} has no meaning here", headers={"Allow": "GET, POST, OPTIONS"})
         return None
 
-    async def _hand_over(self, exchange: Exchange, neighbours: Neighbours) -> None:
+    async def _hand_over(self, http: HttpConnection, request: Request, neighbours: Neighbours) -> None:
         """Raises HandedOver if the session is another process's; HttpError if that one cannot take the connection."""
-        holder = neighbours.holder(exchange.request.query["sid"][0])
+        holder = neighbours.holder(request.query["sid"][0])
         if holder is not None:
-            http, patience = exchange.http, self.settings.write_timeout
-            await neighbours.hand_over(holder, http.stream, exchange.peer, http.unserved(), patience)
+            await neighbours.hand_over(holder, http.stream, http.peer, http.unserved(), self.settings.write_timeout)
             raise HandedOver
 
     def _session(self, request: Request) -> Connection:
@@ -182,24 +149,23 @@ class Engine:
 
     # A new session.
 
-    async def _open(self, exchange: Exchange, transport: str) -> Connection | None:
-        request = exchange.request
+    async def _open(self, http: HttpConnection, request: Request, transport: str) -> Connection | None:
         if request.method != "GET":
             raise HttpError(400, "Bad handshake method", 2)
         revision = admission.check_revision(request, self.settings)
         key = websocket.check_upgrade(request) if transport == "websocket" else None
         self._check_room()
-        remote = admission.remote_address(exchange.peer, request, self.settings)
+        remote = admission.remote_address(http.peer, request, self.settings)
         handshake = Handshake(request.path, request.query, request.headers, remote)
         await self._ask(handshake)
         self._check_room()  # again, for asking may have taken its time
         if key is not None:
-            return self._begin(handshake, websocket.accept(exchange.http, key, self.settings, revision), revision)
+            return self._begin(handshake, websocket.accept(http, key, self.settings, revision), revision)
         assert self.nursery is not None
         polling = PollingTransport(revision=revision, base64=bool(request.first("b64")))
         connection = self._begin(handshake, polling, revision)
         self.nursery.start_soon(self._run, connection)
-        await self._poll(exchange, connection, polling)
+        await self._poll(http, connection, polling)
         return None
 
     def _check_room(self) -> None:
@@ -257,10 +223,10 @@ class Engine:
 
     # A session on polling.
 
-    async def _poll(self, exchange: Exchange, connection: Connection, transport: PollingTransport) -> None:
+    async def _poll(self, http: HttpConnection, connection: Connection, transport: PollingTransport) -> None:
         """Serve a GET: held until there is something to say, or until the peer leaves, which ends the session."""
         try:
-            await transport.poll(exchange)
+            await transport.poll(http)
         except PeerGone:
             if transport.vital:
                 connection.close(CloseReason.TRANSPORT_CLOSE)
@@ -271,11 +237,13 @@ class Engine:
         except SessionOver:
             raise admission.session_unknown() from None
 
-    async def _post(self, exchange: Exchange, connection: Connection, transport: PollingTransport) -> None:
+    async def _post(
+        self, http: HttpConnection, request: Request, connection: Connection, transport: PollingTransport
+    ) -> None:
         """Serve a POST: answered when the session has dealt with all its packets."""
         try:
-            body = await exchange.http.body(exchange.request, self.settings.max_payload)
-            await transport.post(self._decode(body, exchange.request, connection.revision))
+            body = await http.body(request, self.settings.max_payload)
+            await transport.post(self._decode(body, request, connection.revision))
         except PeerGone:
             connection.close(CloseReason.TRANSPORT_ERROR)
             raise
@@ -287,7 +255,7 @@ class Engine:
             raise admission.bad_request("two POSTs at once") from None
         except SessionOver:
             raise admission.bad_request("the session has ended") from None
-        await exchange.respond(OK)
+        await http.respond(OK)
 
     def _decode(self, body: bytes, request: Request, revision: int) -> list[Packet]:
         binary = request.headers.get("content-type", "").startswith("application/octet-stream")
@@ -299,13 +267,13 @@ class Engine:
 
     # From polling to a WebSocket.
 
-    async def _upgrade(self, exchange: Exchange, connection: Connection) -> None:
-        key = websocket.check_upgrade(exchange.request)
+    async def _upgrade(self, http: HttpConnection, request: Request, connection: Connection) -> None:
+        key = websocket.check_upgrade(request)
         polling = connection.transport
         if not isinstance(polling, PollingTransport) or connection.sid in self._upgrading:
             raise admission.bad_request("the session cannot be upgraded")
         self._upgrading.add(connection.sid)
-        transport = websocket.accept(exchange.http, key, self.settings, connection.revision)
+        transport = websocket.accept(http, key, self.settings, connection.revision)
         try:
             async with trio.open_nursery() as nursery:
                 await self._carry_over(connection, polling, transport, nursery)

@@ -45,18 +45,21 @@ class HttpConnection:
     """One TCP (or other) stream that speaks HTTP/1.1 as a server.
 
     One task asks for requests and answers them; `respond_nowait` and `wake` are for others, while that one is in
-    `wait`. `answered` is whether the request under way has been.
+    `wait`. `answered` is whether the request under way has been; `headers` go with every answer to it, if any are set
+    once its head is known.
     """
 
     __slots__ = (
         "_bodiless", "_data", "_head", "_idle_since", "_lane", "_last", "_parser", "_plain", "_rest", "_served",
-        "_settings", "_unread", "_waiting", "answered", "stream",
+        "_settings", "_unread", "_waiting", "answered", "headers", "peer", "stream",
     )  # fmt: skip
 
-    def __init__(self, stream: trio.abc.Stream, settings: Settings, early: bytes = b"") -> None:
-        """`early`: what somebody else has read of it already."""
+    def __init__(self, stream: trio.abc.Stream, settings: Settings, peer: str, early: bytes = b"") -> None:
+        """`peer`: its address. `early`: what somebody else has read of it already."""
         self.stream = stream
+        self.peer = peer
         self.answered = False
+        self.headers: Headers = ()
         self._plain = stream if isinstance(stream, PlainStream) else None
         self._settings = settings
         self._lane = HeadLane(settings.max_header)
@@ -85,6 +88,7 @@ class HttpConnection:
             deadline = await self._begin_head()
             self._served += 1
             self.answered = self._bodiless = False  # also of a head that will be refused
+            self.headers = ()
             taken = self._lane.take(self._data)
             if taken is None:
                 return await self._parse(deadline)
@@ -223,8 +227,8 @@ class HttpConnection:
 
     # Out.
 
-    async def respond(self, response: Response, more: Headers = ()) -> None:
-        """Write the whole answer, with `more` headers. Raises PeerGone if the peer does not take it.
+    async def respond(self, response: Response) -> None:
+        """Write the whole answer. Raises PeerGone if the peer does not take it.
 
         It is the connection's last answer if the response says so, if the request's body has not been read, or if the
         connection has had its share; the peer is told, so that it asks on another one.
@@ -232,7 +236,7 @@ class HttpConnection:
         if self.answered:
             raise PeerGone
         self._last = self._is_last(response)
-        data = response.render(more, closing=self._last, bodiless=self._bodiless)
+        data = response.render(self.headers, closing=self._last, bodiless=self._bodiless)
         self._mark_answered()
         if self._plain is not None:
             data = data[self._write_at_once(self._plain, data) :]
@@ -243,14 +247,14 @@ class HttpConnection:
         elif self._data:
             await trio.lowlevel.checkpoint()  # who sends many requests at once is not served before all others
 
-    def respond_nowait(self, response: Response, more: Headers = ()) -> int | None:
+    def respond_nowait(self, response: Response) -> int | None:
         """Answer at once: how many bytes are left over, which `finish` writes. None: this answer must go by `respond`.
 
         The task that is in `wait` stays there until the next request comes, or something is left over.
         """
         if self._plain is None or self.answered or self._is_last(response):
             return None
-        data = response.render(more, closing=False, bodiless=self._bodiless)
+        data = response.render(self.headers, closing=False, bodiless=self._bodiless)
         try:
             went = self._write_at_once(self._plain, data)
         except PeerGone:
@@ -324,7 +328,7 @@ class HttpConnection:
     def take_over(self) -> bytes:
         """End HTTP here: the bytes that came after the head, for whoever speaks on this stream from now on."""
         data, self._data = self._data, b""  # an upgrade keeps this object for as long as the WebSocket lives
-        self._last, self._head = True, b""
+        self._last, self._head, self.headers = True, b"", ()
         return data
 
     def unserved(self) -> bytes:

@@ -105,7 +105,7 @@ Heard = tuple[list[object], bytes]
 async def converse(chunks: Sequence[bytes], lane: type[HeadLane]) -> Heard:
     """What a server hears and says when these bytes come, and then the end."""
     ours, theirs = trio.testing.memory_stream_pair()
-    http = HttpConnection(theirs, Settings(max_header=MAX_HEADER))
+    http = HttpConnection(theirs, Settings(max_header=MAX_HEADER), "peer")
     http._lane = lane(MAX_HEADER)
     heard: list[object] = []
     async with trio.open_nursery() as nursery:

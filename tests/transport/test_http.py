@@ -65,7 +65,7 @@ async def test_what_came_with_an_upgrade_is_passed_on_and_not_kept() -> None:
     """An upgraded session keeps its HTTP connection for as long as the WebSocket lives."""
     ours, theirs = trio.testing.memory_stream_pair()
     await ours.send_all(request("GET", "/", UPGRADE) + b"early")
-    http = HttpConnection(theirs, Settings())
+    http = HttpConnection(theirs, Settings(), "peer")
     assert await http.next_request() is not None
     assert http.take_over() == b"early"
     assert http.unserved() == b""
