@@ -90,12 +90,10 @@ class HeadLane:
         known = self._known.get(method)
         sizes = None if known is None else self._repeated(known, data, start)
         if known is None or sizes is None:
-            known = self._learn(method, data, start)
-            if known is None:
+            learned = self._learn(method, data, start)
+            if learned is None:
                 return None
-            sizes = self._repeated(known, data, start)
-            if sizes is None:
-                return None
+            known, sizes = learned
             self._known[method] = known
         size, length = sizes
         headers = known.headers.copy()
@@ -120,8 +118,8 @@ class HeadLane:
             end, length = digits.end() + len(known.after), int(digits[0])
         return (end, length) if end <= self._max_header else None
 
-    def _learn(self, method: bytes, data: bytes, start: int) -> _Known | None:
-        """The headers at `start`, if all of them are there and nothing about them is doubtful."""
+    def _learn(self, method: bytes, data: bytes, start: int) -> tuple[_Known, tuple[int, int]] | None:
+        """The headers at `start`, and the sizes of head and body, if all is there and nothing about it is doubtful."""
         block = _BLOCK.match(data, start, self._max_header)
         if block is None:
             return None
@@ -137,8 +135,9 @@ class HeadLane:
         if ("content-length" in headers) is not (method == b"POST"):
             return None
         if method == b"GET":
-            return _Known(block[0], None, headers)
+            return _Known(block[0], None, headers), (block.end(), 0)
         length = _LENGTH_LINE.search(data, start - 2, block.end())
         if length is None:
             return None
-        return _Known(data[start : length.start(1)], data[length.end(1) : block.end()], headers)
+        known = _Known(data[start : length.start(1)], data[length.end(1) : block.end()], headers)
+        return known, (block.end(), int(length[1]))
