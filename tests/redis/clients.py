@@ -8,6 +8,7 @@ import trio
 from pushd.errors import StoreUnavailable
 from pushd.store.redis.address import parse_address
 from pushd.store.redis.topology import Client, open_client
+from tests import patience
 from tests.patience import PATIENCE
 from tests.redis.servers import Server
 
@@ -22,12 +23,7 @@ def client(url: str, *, timeout: float = TIMEOUT, patience: float = 10.0) -> Any
 
 async def again(call: Callable[[], Awaitable[Any]]) -> Any:
     """The answer of a call as soon as the store gives one."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                await trio.sleep(0.02)
+    return await patience.again(call, StoreUnavailable)
 
 
 async def eventually(question: Callable[[], bool]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import trio
 import trustme
 
 from tests.faults.processes import Daemon, Deployment, until
+from tests.patience import again
 from tests.redis import servers
 from tests.wire.javascript import JavaScriptClient, JavaScriptSocket
 
@@ -94,16 +95,6 @@ async def settled(daemon: Daemon, tag: str, names: set[str]) -> None:
     await until(all_acked)
 
 
-async def insist(ask: Callable[[], Awaitable[Any]]) -> None:
-    """Ask again if the worker died that had the connection, or would have had it; a push has an id and stays one."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                await ask()
-                return
-            await trio.sleep(0.01)
-
-
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_requests_find_their_session(
     js: JavaScriptClient, tmp_path: Path, redis: servers.Server, scheme: str
@@ -158,7 +149,9 @@ async def test_a_worker_that_is_killed_is_replaced(js: JavaScriptClient, tmp_pat
         (pid,) = [each["pid"] for each in (await daemon.get("/v1/stats"))["workers"] if each["node"] == victim]
         os.kill(pid, signal.SIGKILL)
         for number in range(ROUNDS):
-            await insist(partial(daemon.push, "all", ["second", number], id=f"second-{number}"))
+            # The worker that had the connection, or would have had it, may have died; a push has an id and stays one.
+            push = partial(daemon.push, "all", ["second", number], id=f"second-{number}")
+            await again(push, httpx.TransportError)
         for name, client in clients.items():
             if nodes[name] == victim:
                 assert (await client.wait("disconnect", within=PATIENCE))["reason"].startswith("transport")
