@@ -1,6 +1,6 @@
 """Nodes that share a store: who is told what, who is dead, and who finds out."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -11,11 +11,12 @@ from pushd.errors import StaleEpoch, StoreUnavailable
 from pushd.model import Message, ReceiptState, Stream
 from pushd.store.base import Deployment, Limits
 from pushd.store.redis.lease import LEASE
-from pushd.store.redis.messages import LANES
+from pushd.store.redis.messages import EXPIRE, LANES
 from pushd.store.redis.replies import Argument
+from pushd.store.redis.scripts import Runner, Script
 from pushd.store.redis.topology import Client
 from tests.patience import PATIENCE
-from tests.pushd.stores import everything, push, told
+from tests.pushd.stores import Backend, bind, everything, push, told
 from tests.redis.clients import eventually
 from tests.redis.nodes import Peer, check_status, peer, status, until
 from tests.redis.proxy import Proxy, proxied
@@ -410,6 +411,33 @@ async def test_a_lease_that_comes_too_late_brings_no_dead_node_back(
                 proxy.black_hole = False
                 await until(lambda: answer(one.node.losses))
                 check_status(await status(two), set())
+
+
+async def test_no_message_is_passed_over_while_an_inbox_is_looked_through(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is acknowledged between two parts moves the others up; a part that comes late finds them so, too."""
+    monkeypatch.setattr("pushd.store.redis.messages.MOST", 2)
+    backend, run, acked = Backend(redis.url), Runner.run, []
+
+    async def and_ack(runner: Runner, script: Script, keys: Sequence[str], *args: Argument) -> object:
+        answer = await run(runner, script, keys, *args)
+        if script is EXPIRE and not acked:
+            acked.extend(receipts[:2])
+            await store.ack("d", epoch, [receipt.seq for receipt in acked], ReceiptState.ACKED)
+        return answer
+
+    async with backend.open() as store:
+        epoch = await bind(store, "d", "c1")
+        lives = {"a": 1_000, "b": 1_000, "c": 10, "d": 1_000, "e": 5}
+        receipts = [(await store.enqueue(push(id, ttl=life), ["d"]))[0] for id, life in lives.items()]
+        monkeypatch.setattr(Runner, "run", and_ack)
+        for expired in ({"e"}, {"c", "e"}):
+            backend.clock.now += 6
+            await store.sweep()
+            states = await told(store, Stream.RECEIPT, "state", "id")
+            assert {id for state, id in states if state == "expired"} == expired
+        assert acked
 
 
 # ---- consumer groups ----

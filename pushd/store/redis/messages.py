@@ -177,10 +177,10 @@ class Messages:
     async def expire_of(self, bucket: Bucket, device: str) -> None:
         """Remove the messages of one device whose time is over."""
         keys = (bucket.inbox(device), bucket.expiries, bucket.receipt, bucket.waiting)
-        start, earliest = 0, b""
+        start, earliest, last = 0, b"", b""
         while start >= 0:
-            answer = await self._context.runner.run(EXPIRE, keys, device, start, MOST, earliest)
-            _, start, earliest = answer
+            answer = await self._context.runner.run(EXPIRE, keys, device, start, MOST, earliest, last)
+            _, start, earliest, last = answer
 
     # From devices.
 
