@@ -84,7 +84,8 @@ class Lease:
                     return
                 backoff, pause = Backoff(min(LONGEST, self._refresh)), self._refresh
             except StoreUnavailable as error:
-                log.info("the lease cannot be renewed: %s", error)
+                if pause:  # the first of several times
+                    log.info("the lease cannot be renewed: %s", error)
                 await backoff.sleep()
                 pause = 0.0
 
