@@ -244,6 +244,15 @@ async def test_a_server_that_evicts_is_refused(redis: Server) -> None:
                 pytest.fail("opened")
 
 
+async def test_a_server_that_keeps_nothing_on_disk_is_spoken_of(
+    redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for setting, spoken_of in (("yes", False), ("no", True)):
+        redis.ask("CONFIG", "SET", "appendonly", setting)
+        async with peer(redis.url):
+            assert ("has appendonly no: what was accepted" in caplog.text) == spoken_of
+
+
 async def test_another_number_of_partitions_is_refused(redis: Server) -> None:
     async with peer(redis.url, deployment=Deployment(partitions=4)):
         pass

@@ -100,7 +100,7 @@ async def _live(store: "RedisStore", servers: Client, client: LateClient) -> Non
     while True:
         try:
             await servers.wait_up()
-            await _check_policy(servers)
+            await _check_server(servers)
             await store.check_settings(servers)
             break
         except Misconfigured as error:
@@ -120,18 +120,25 @@ async def _say_goodbye(lease: Lease) -> None:
             log.info("no goodbye, the others find out by themselves: %s", error)
 
 
-async def _check_policy(client: Client) -> None:
-    """Raise ConfigError if a server would rather throw our data away than refuse to take more."""
+async def _check_server(client: Client) -> None:
+    """Raise ConfigError if a server would rather throw our data away than refuse to take more.
+
+    The log says it if one keeps nothing on disk as it goes: a standard server does not.
+    """
     for master in client.masters():
         try:
-            answer = await client.execute(master.slot_key, "CONFIG", "GET", "maxmemory-policy")
+            answer = await client.execute(master.slot_key, "CONFIG", "GET", "maxmemory-policy", "appendonly")
         except (AccessDenied, ResponseError) as error:
-            log.warning("%s: whether its maxmemory-policy is noeviction cannot be seen: %s", master.address, error)
+            wanted = "whether its maxmemory-policy is noeviction, and appendonly yes, cannot be seen"
+            log.warning("%s: %s: %s", master.address, wanted, error)
             continue
         policy = answer[b"maxmemory-policy"].decode()
         if policy != "noeviction":
             danger = "with its memory full it would throw pushd's data away; set it to noeviction"
             raise ConfigError([f"store.url: {master.address} has maxmemory-policy {policy}: {danger}"])
+        if answer[b"appendonly"] == b"no":
+            danger = "what was accepted since its last snapshot, if it makes any, is gone when it dies; set it to yes"
+            log.warning("%s has appendonly no: %s", master.address, danger)
 
 
 class RedisStore:
