@@ -137,7 +137,7 @@ class AdminClient:
             answer = None
         if response.is_success and isinstance(answer, dict):
             return answer
-        message = f"status {response.status_code}"
+        message = f"{self.url} answered with status {response.status_code}: is it a pushd admin listener?"
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             message = str(answer["error"].get("message", message))
         elif response.is_success:

@@ -345,7 +345,7 @@ def test_the_token_is_shown_to_the_daemon(run: Run, admin: Admin, monkeypatch: p
             "who? (set --admin-token or PUSHD_ADMIN_TOKEN)",
         ),
         (503, {"error": {"code": "store_unavailable", "message": "no store"}}, 1, "no store"),
-        (500, "<html>", 1, "status 500"),
+        (500, "<html>", 1, "URL answered with status 500: is it a pushd admin listener?"),
         (200, "<html>", 1, "URL answered something else than JSON: is it a pushd admin listener?"),
         (200, {"hello": 1}, 1, "URL gave an answer without id, counts, receipts: is it a pushd admin listener?"),
     ],
