@@ -12,9 +12,9 @@ import pytest
 import trio
 import trio.testing
 
-from engineio_trio import Settings, Socket, SocketServer
+from engineio_trio import CloseReason, Settings, Socket, SocketServer
 from engineio_trio.server import round
-from tests.raw import Later, MemoryListener, PlainListener, Poller, Wire, at_rest, serving, text
+from tests.raw import Ended, Later, MemoryListener, PlainListener, Poller, Wire, at_rest, serving, text
 
 PATIENCE = 3_000.0  # seconds on a clock that jumps
 STEPS = [*["emit"] * 6, "together", "turn", "turn", "sleep", "flush", "room", "leave", "close"]
@@ -132,6 +132,38 @@ async def test_a_peer_that_waits_for_its_turn_is_no_slow_consumer(autojump_clock
                 server.emit("news", number, "x" * 100)
             for wire in wires:
                 assert [(await wire.event())[1] for _ in range(30)] == list(range(30))
+
+
+@pytest.mark.parametrize("polls", [True, False])
+async def test_those_who_do_not_read_are_slow_consumers(polls: bool, autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer(Settings(outbox_bytes=50_000, ping_interval=1_000))
+    ended = Ended(server)
+    listener = PlainListener()
+    with turns_of(1):
+        async with serving(server, listener):
+            for _ in range(5):
+                await (Poller.joined(listener) if polls else Wire.joined(listener.connect()))
+            while server.connections:
+                server.emit("news", "x" * 10_000)
+                await trio.lowlevel.checkpoint()
+            assert ended.reasons == [CloseReason.SLOW_CONSUMER] * 5
+
+
+async def test_who_flushes_does_not_wait_for_a_turn(autojump_clock: trio.testing.MockClock) -> None:
+    server = SocketServer()
+    listener = PlainListener()
+    with turns_of(1):
+        async with serving(server, listener):
+            for _ in range(20):
+                await Wire.joined(listener.connect())
+            server.emit("news")
+            waiting = [
+                one
+                for one, heard in zip(server.of("/").sockets.values(), have_heard(listener), strict=True)
+                if not heard
+            ]
+            await waiting[-1].flush()
+            assert have_heard(listener) == [True] + [False] * 18 + [True]
 
 
 async def test_all_have_their_turn_however_fast_broadcasts_follow(autojump_clock: trio.testing.MockClock) -> None:
