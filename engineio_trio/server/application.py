@@ -44,6 +44,25 @@ class Answer(msgspec.Struct):  # one for each event: see `Event`
             self.socket.acknowledge(self.ack, values)
 
 
+class Verdict:
+    """Lets a socket in, or not: what its connect handler has decided, now or later."""
+
+    __slots__ = ("_application", "_given", "_socket")
+
+    def __init__(self, application: "SocketApplication", socket: Socket) -> None:
+        self._application = application
+        self._socket = socket
+        self._given = False
+
+    def __call__(self, refusal: ConnectRefused | None = None) -> None:
+        """Nothing happens when the socket has closed: see its `closed`. Raises RuntimeError again."""
+        if self._given:
+            raise RuntimeError("a socket is let in, or refused, once")
+        self._given = True
+        if self._socket.closed is None:
+            self._application.decide(self._socket, refusal)
+
+
 class SocketApplication:
     """The Socket.IO side of one connection: an Application (see `server.connection`) and the Owner of its sockets."""
 
@@ -159,20 +178,34 @@ class SocketApplication:
         elif handler.kind is Kind.QUEUED:
             self.connection.queue(partial(self._ask, handler, socket, _credentials(packet)))
         else:
-            try:
-                handler.function(socket, *_auth(handler, _credentials(packet)))
-            except ConnectRefused as refusal:
-                self._refuse(packet.namespace, refusal)
-            else:
-                self._accept(socket)
+            self._ask_now(handler, socket, _credentials(packet))
 
     async def _ask(self, handler: Handler, socket: Socket, data: Any) -> None:
         try:
             await handler.function(socket, *_auth(handler, data))
         except ConnectRefused as refusal:
-            self._refuse(socket.namespace, refusal)
+            self.decide(socket, refusal)
         else:
+            self.decide(socket)
+
+    def _ask_now(self, handler: Handler, socket: Socket, data: Any) -> None:
+        verdict = Verdict(self, socket)
+        try:
+            if handler.kind is _LATER:
+                handler.function(socket, *_auth(handler, data), answer=verdict)
+                return
+            handler.function(socket, *_auth(handler, data))
+        except ConnectRefused as refusal:
+            verdict(refusal)
+        else:
+            verdict()
+
+    def decide(self, socket: Socket, refusal: ConnectRefused | None = None) -> None:
+        """The connect handler has let the socket in, or not."""
+        if refusal is None:
             self._accept(socket)
+        else:
+            self._refuse(socket.namespace, refusal)
 
     def _accept(self, socket: Socket) -> None:
         """Also when the connection ended meanwhile: whoever has said yes to a socket is told of its end."""
@@ -220,10 +253,11 @@ class SocketApplication:
         if reason is None:
             return
         handler = self._namespaces[socket.namespace].handlers["disconnect"]
+        if handler.kind is not _QUEUED:
+            handler.function(socket, reason)
+            return
         with trio.move_on_after(self.connection.settings.close_timeout, shield=True):
-            waiting = handler.function(socket, reason)
-            if handler.kind is Kind.QUEUED:
-                await waiting
+            await handler.function(socket, reason)
 
     def ending(self) -> None:
         """The sockets that are connected end; one whose connect handler runs may still be accepted, and ends later."""

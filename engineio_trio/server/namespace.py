@@ -95,7 +95,9 @@ class Namespace:
         `connect` handlers take (socket) or (socket, auth), `disconnect` handlers (socket, reason), all others (socket,
         *args). A plain function of the latter with a parameter `answer` by keyword only is given a function that
         acknowledges: `answer(*values)`, once, now or later. Until then the event counts as one that waits for its
-        handler (`Settings.handler_queue`). Raises ValueError for a reserved name, or when the event has a handler, and
+        handler (`Settings.handler_queue`). A `connect` handler may have `answer`, too: `answer()` lets the socket in,
+        `answer(ConnectRefused(...))` does not; if it has closed meanwhile (`socket.closed`), neither does anything, and
+        no `disconnect` handler is called. Raises ValueError for a reserved name, or when the event has a handler, and
         TypeError for a function that cannot be called so.
         """
         if event in RESERVED_EVENTS and event not in LIFECYCLE:
@@ -105,11 +107,10 @@ class Namespace:
             if event in self.handlers:
                 raise ValueError(f"the event {event!r} of namespace {self.name} has a handler already")
             handler = Handler.of(function)
-            if event in LIFECYCLE:
-                handler.expect_no_answer()
             if event == "connect":
                 handler.expect(0, 1, "(socket) or (socket, auth)")
             elif event == "disconnect":
+                handler.expect_no_answer()
                 handler.expect(1, 1, "(socket, reason)")
             self.handlers[event] = handler
             return function

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from engineio_trio import Settings, Socket, SocketServer
+from engineio_trio import CloseReason, ConnectRefused, Settings, Socket, SocketServer
 from tests.raw import Later, Poller, Wire, serving
 
 Answer = Callable[..., None]
@@ -135,17 +135,82 @@ async def test_a_handler_that_fails_before_it_answers_ends_its_connection(autoju
         assert await wire.closed() == 1011
 
 
-def test_only_a_plain_handler_of_an_event_is_given_an_answer() -> None:
+class Asking:
+    """A server whose connect handler decides when the test says so."""
+
+    def __init__(self) -> None:
+        self.server = SocketServer()
+        self.asked: list[tuple[Socket, object, Answer]] = []
+        self.left: list[CloseReason] = []
+        self.server.on("connect")(self._connect)
+        self.server.on("disconnect")(lambda socket, reason: self.left.append(reason))
+        self.server.on("hi")(lambda socket: "hi")
+
+    def _connect(self, socket: Socket, auth: object, *, answer: Answer) -> None:
+        if auth == {"name": "nobody"}:
+            raise ConnectRefused("nobody")
+        self.asked.append((socket, auth, answer))
+
+
+async def test_a_socket_is_let_in_when_its_connect_handler_says_so(autojump_clock: MockClock) -> None:
+    asking = Asking()
+    async with serving(asking.server) as listener:
+        wire = await Wire.session(listener.connect())
+        await wire.say('40{"name":"Ann"}')
+        await trio.testing.wait_all_tasks_blocked()
+        [(socket, auth, answer)] = asking.asked
+        assert auth == {"name": "Ann"}
+        socket.emit("early")
+        answer()
+        assert (await wire.text()).startswith('40{"sid":')
+        assert await wire.event() == ("early",)
+        await wire.say('421["hi"]')
+        assert await wire.text() == '431["hi"]'
+        with pytest.raises(RuntimeError, match="once"):
+            answer(ConnectRefused("no"))
+        await wire.aclose()
+    assert asking.left == [CloseReason.TRANSPORT_CLOSE]
+
+
+async def test_a_socket_is_refused_later_or_at_once(autojump_clock: MockClock) -> None:
+    asking = Asking()
+    async with serving(asking.server) as listener:
+        wire = await Wire.session(listener.connect())
+        await wire.say("40")
+        await trio.testing.wait_all_tasks_blocked()
+        asking.asked[0][2](ConnectRefused("no", data={"code": 401}))
+        assert await wire.text() == '44{"message":"no","data":{"code":401}}'
+        await wire.say('40{"name":"nobody"}')
+        assert await wire.text() == '44{"message":"nobody"}'
+    assert asking.left == []
+
+
+@pytest.mark.parametrize("refusal", [None, ConnectRefused("no")])
+async def test_who_has_left_is_neither_let_in_nor_refused(
+    refusal: ConnectRefused | None, autojump_clock: MockClock
+) -> None:
+    asking = Asking()
+    async with serving(asking.server) as listener:
+        wire = await Wire.session(listener.connect())
+        await wire.say("40")
+        await trio.testing.wait_all_tasks_blocked()
+        await wire.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        [(socket, _, answer)] = asking.asked
+        assert socket.closed is CloseReason.TRANSPORT_CLOSE
+        answer(refusal)
+        assert asking.server.of("/").sockets == {}
+    assert asking.left == []
+
+
+def test_only_a_plain_handler_with_something_to_decide_is_given_an_answer() -> None:
     server = SocketServer()
 
     async def waits(socket: Socket, *, answer: Answer) -> None:
         """It has what it returns for that."""
 
-    def connects(socket: Socket, *, answer: Answer) -> None:
-        """There is nothing to answer."""
-
-    for event, function in (("add", waits), ("connect", connects)):
+    for event in ("add", "connect"):
         with pytest.raises(TypeError, match="answer="):
-            server.on(event)(function)
+            server.on(event)(waits)
     with pytest.raises(TypeError, match="answer="):
         server.on("disconnect")(lambda socket, reason, *, answer: None)
