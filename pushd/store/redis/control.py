@@ -19,15 +19,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Cast = tuple[str, str, str]  # push id, event, data
-_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Cast).decode
 SEPARATOR: Final = b"\0"
 _PARCEL: Final = struct.Struct(">dHI")  # before a device id and a message: a number, and how long these are
-
-
-def pack_cast(id: str, event: str, data: str) -> bytes:
-    """A qos 0 message as it travels."""
-    return _encode((id, event, data))
 
 
 def tell(notice: Callable[..., T], *args: object) -> T | None:

@@ -46,12 +46,6 @@ def flat(fields: Mapping[str, str]) -> list[str]:
     return [word for pair in fields.items() for word in pair]
 
 
-def pack_message(id: str, event: str, data: str) -> bytes:
-    """An inbox's entry without its head, which the script puts before it; see inbox.lua."""
-    id_bytes, event_bytes = id.encode(), event.encode()
-    return b"".join((_SIZE.pack(len(id_bytes)), id_bytes, _SIZE.pack(len(event_bytes)), event_bytes, data.encode()))
-
-
 def unpack_message(entry: bytes, sent: int) -> Message:
     """The message in an inbox's entry; `sent`: the highest seq that was sent before."""
     seq = int(_HEAD.unpack_from(entry)[0])

@@ -18,7 +18,7 @@ from pushd.store.redis.entries import check_id, fields_of, no_id
 from pushd.store.redis.keys import Bucket
 from pushd.store.redis.news import BLOCK, POLL
 from pushd.store.redis.replies import Reply
-from pushd.store.redis.scripts import MOST, Script
+from pushd.store.redis.scripts import MOST, Script, packed
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Group:
         for bucket, entries in self._split(ids).items():
             for start in range(0, len(entries), MOST):
                 key = bucket.streams[self._stream]
-                await self._context.runner.run(DONE, (key,), GROUP, *entries[start : start + MOST])
+                await self._context.runner.run(DONE, (key,), GROUP, packed(entries[start : start + MOST]))
         for id in ids:
             self._held.pop(id, None)
 

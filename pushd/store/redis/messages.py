@@ -7,11 +7,10 @@ from typing import Final, TypeVar
 from pushd.errors import BadRequest, StaleEpoch, StoreUnavailable
 from pushd.model import Ack, Message, Outcome, Parcel, Receipt, ReceiptState, Uplink
 from pushd.store.redis.context import WHOLE, Context, micros, side_by_side
-from pushd.store.redis.control import hand_over, pack_cast, tell
-from pushd.store.redis.entries import pack_message, unpack_message
+from pushd.store.redis.control import hand_over, tell
+from pushd.store.redis.entries import unpack_message
 from pushd.store.redis.keys import Bucket
-from pushd.store.redis.replies import Argument
-from pushd.store.redis.scripts import MOST, Script
+from pushd.store.redis.scripts import MOST, Script, packed
 
 ENQUEUE: Final = Script("enqueue")
 CAST: Final = Script("cast")
@@ -53,18 +52,18 @@ class Messages:
     async def _enqueue(self, bucket: Bucket, parcels: Sequence[Parcel]) -> list[Receipt]:
         context, limits = self._context, self._context.limits
         keys = [bucket.receipt, bucket.all, bucket.expiries, bucket.waiting, bucket.floor]
-        messages: list[Argument] = []
-        places: list[Argument] = []
+        messages: list[str | int] = []
+        places: list[str | int] = []
         last, number = None, 0
         for push, device in parcels:
             keys += (bucket.device(device), bucket.inbox(device), bucket.marks(device))
             if push is not last:
-                messages += (push.id, pack_message(push.id, push.event, push.data), micros(push.ttl))
+                messages += (push.id, push.event, push.data, micros(push.ttl))
                 last, number = push, number + 1
             places += (device, number)
-        common = (limits.inbox_max, micros(limits.dedupe), limits.window, context.keys.channels, number)
+        common = (limits.inbox_max, micros(limits.dedupe), limits.window, context.keys.channels)
         answer = await context.runner.run_confirmed(
-            ENQUEUE, keys, context.lease.incarnation, *common, *messages, *places
+            ENQUEUE, keys, context.lease.incarnation, *common, packed(messages), packed(places)
         )
         now, receipts, overdue = answer[0] / WHOLE, [], []
         certain = context.lease.valid
@@ -96,20 +95,18 @@ class Messages:
         context = self._context
         certain, holds = context.lease.valid, context.control.holds
         keys = [bucket.receipt]
-        messages: list[Argument] = []
-        places: list[Argument] = []
+        messages: list[str] = []
+        places: list[str | int | bool] = []
         last, number = None, 0
         for push, device in parcels:
             keys.append(bucket.device(device))
             if push is not last:
-                messages += (push.id, pack_cast(push.id, push.event, push.data))
+                messages += (push.id, push.event, push.data)
                 last, number = push, number + 1
-            places += (device, number, 1 if certain and holds(device) else 0)
-        common = (context.keys.channels, number)
+            places += (device, number, certain and holds(device))
+        facts = (context.keys.channels, packed(messages), packed(places))
         run, me = context.runner.run, context.lease.incarnation
-        answer = await context.runner.in_time(
-            bucket.alive, lambda until: run(CAST, keys, me, until, *common, *messages, *places)
-        )
+        answer = await context.runner.in_time(bucket.alive, lambda until: run(CAST, keys, me, until, *facts))
         now, receipts = answer[0] / WHOLE, []
         delivered, refused = (ReceiptState.DELIVERED, ""), (ReceiptState.REFUSED, "offline")
         with context.control.together():
@@ -156,11 +153,9 @@ class Messages:
     async def _ack(self, bucket: Bucket, acks: Sequence[Ack]) -> Sequence[int]:
         """For each how many of its messages were there, -1 if its epoch is stale."""
         keys = [bucket.expiries, bucket.receipt, bucket.waiting]
-        facts: list[Argument] = []
-        for device, epoch, seqs, state in acks:
-            keys += (bucket.device(device), bucket.inbox(device))
-            facts += (epoch, device, state.value, len(seqs), *seqs)
-        counts: list[int] = await self._context.runner.run(ACK, keys, self._context.lease.incarnation, *facts)
+        for ack in acks:
+            keys += (bucket.device(ack.device), bucket.inbox(ack.device))
+        counts: list[int] = await self._context.runner.run(ACK, keys, self._context.lease.incarnation, packed(acks))
         return counts
 
     async def expire(self, bucket: Bucket) -> None:
@@ -198,9 +193,8 @@ class Messages:
     async def _uplink(self, bucket: Bucket, uplinks: Sequence[Uplink]) -> Sequence[int]:
         """For each -1 if its epoch is stale."""
         keys = [bucket.uplink, *[bucket.device(uplink.device) for uplink in uplinks]]
-        facts = [fact for uplink in uplinks for fact in uplink]
         runner, me = self._context.runner, self._context.lease.incarnation
-        answer: list[int] = await runner.run_confirmed(UPLINK, keys, me, *facts)
+        answer: list[int] = await runner.run_confirmed(UPLINK, keys, me, packed(uplinks))
         return answer
 
     # Of many devices.

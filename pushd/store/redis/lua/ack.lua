@@ -1,30 +1,22 @@
 -- uses inbox
 -- Remove messages from inboxes that have arrived, with a receipt each.
 -- KEYS  expiries, receipt, waiting, then device and inbox of each place
--- ARGV  now, incarnation, then of each place: epoch, device id, state (for the receipts), how many, and each seq
+-- ARGV  now, incarnation; packed: of each place a device id, epoch, seqs, and state (for the receipts)
 -- ->  for each place how many were there; -1 if this node does not hold the device with that epoch
 -- Works when the server is full.
 local LOOK = 4
-local position = 2
 
-local function next_argument()
-    position = position + 1
-    return ARGV[position]
-end
-
-local function ack(key, inbox)
+local function ack(key, inbox, device, epoch, seqs, state)
     local held = redis.call('HMGET', key, 'e', 'n')
-    local epoch, device, state = next_argument(), next_argument(), next_argument()
     local wanted, order, highest = {}, {}, 0
-    for _ = 1, tonumber(next_argument()) do
-        local seq = tonumber(next_argument())
+    for _, seq in ipairs(seqs) do
         if not wanted[seq] then
             wanted[seq] = true
             order[#order + 1] = seq
             highest = math.max(highest, seq)
         end
     end
-    if held[1] ~= epoch or held[2] ~= ARGV[2] then
+    if tonumber(held[1]) ~= epoch or held[2] ~= ARGV[2] then
         return -1
     end
     local found, count, start, head, done = {}, 0, 0, true, false
@@ -53,8 +45,8 @@ local function ack(key, inbox)
 end
 
 local answer, taken = {}, 0
-for place = 1, (#KEYS - 3) / 2 do
-    local count = ack(KEYS[2 + 2 * place], KEYS[3 + 2 * place])
+for place, it in ipairs(cmsgpack.unpack(ARGV[3])) do
+    local count = ack(KEYS[2 + 2 * place], KEYS[3 + 2 * place], unpack(it))
     answer[place] = count
     taken = taken + math.max(count, 0)
 end

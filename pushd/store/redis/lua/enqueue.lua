@@ -2,8 +2,8 @@
 -- Put messages into the inboxes of devices, in the given order, and hand them to the nodes that hold the devices.
 -- KEYS  receipt, all, expiries, waiting, floor, then device, inbox and marks of each place
 -- ARGV  now, incarnation, messages that an inbox holds, dedupe window (us), window (messages on their way to a device),
---       prefix of control channels, how many messages; of each message its push id, the rest of its entry (see
---       inbox.lua: from the length of the push id on) and its ttl (us); of each place a device id and a message's number
+--       prefix of control channels; packed: of each message its push id, event, data and ttl (us); packed: of each place a
+--       device id and a message's number
 -- ->  now, then for each place a code, a seq, and a seq that no entry before it in the inbox exceeds (0: it was empty)
 --     codes: 1 stored, 2 duplicate (with the first one's seq), 3 refused: full, 4 full, but some have expired: expire
 --     them and call again; 10 more if this node holds the device; 20 more if the message counts as sent: deliver it
@@ -11,10 +11,10 @@
 -- to its node as it is, marked as sent in the same step. If it gets lost on the way, the next fetch has it.
 -- Each command costs the server more than its work: what is known of a device is read once, and written once.
 local me, inbox_max, dedupe, window = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local channels, messages = ARGV[6], tonumber(ARGV[7])
+local channels, messages, places = ARGV[6], cmsgpack.unpack(ARGV[7]), cmsgpack.unpack(ARGV[8])
 local answer, stored = {now}, 0
 local nodes, handed, woken = {}, {}, {}
-local known, order = {}, {}
+local known, order, rests = {}, {}, {}
 
 local function floor_of_seq()
     return redis.call('HGET', KEYS[5], 's') or 0
@@ -65,6 +65,15 @@ local function mark(it, id, seq)
         redis.call('ZADD', it.marks, seq, id)
     end
     look_after_marks(it, seq)
+end
+
+-- A message's entry without its head; see inbox.lua.
+local function rest_of(number)
+    if not rests[number] then
+        local id, event, data = unpack(messages, 4 * number - 3, 4 * number - 1)
+        rests[number] = struct.pack('>H', #id) .. id .. struct.pack('>H', #event) .. event .. data
+    end
+    return rests[number]
 end
 
 local function store(it, id, rest, ttl, seq)
@@ -121,10 +130,9 @@ local function tell_holder(node, device, code, entry, tail)
     return code
 end
 
-local first = 7 + 3 * messages
-for place = 1, (#ARGV - first) / 2 do
-    local device, number = ARGV[first + 2 * place - 1], tonumber(ARGV[first + 2 * place])
-    local id, rest, ttl = ARGV[5 + 3 * number], ARGV[6 + 3 * number], tonumber(ARGV[7 + 3 * number])
+for place = 1, #places / 2 do
+    local device, number = places[2 * place - 1], places[2 * place]
+    local id, ttl = messages[4 * number - 3], messages[4 * number]
     local it = known[device] or read(device, KEYS[3 + 3 * place], KEYS[4 + 3 * place], KEYS[5 + 3 * place])
     local code, seq, tail, entry = 1, math.max(it.last + 1, now), it.length < window and it.tail or 0, nil
     local full = it.length >= inbox_max
@@ -147,7 +155,7 @@ for place = 1, (#ARGV - first) / 2 do
             write_receipt(KEYS[1], id, device, 'refused', 0, 'inbox full (' .. ARGV[3] .. ' messages wait)')
         end
     else
-        entry = store(it, id, rest, ttl, seq)
+        entry = store(it, id, rest_of(number), ttl, seq)
     end
     if it.node then
         code = tell_holder(it.node, device, code, entry, tail)

@@ -1,6 +1,6 @@
 -- Write what devices say to the uplink stream, each event once.
 -- KEYS  uplink, then each device
--- ARGV  now, incarnation, then of each event: device id, epoch, conn, entry id, event, data
+-- ARGV  now, incarnation; packed: of each event its device id, epoch, conn, entry id, event, data
 -- ->  for each event 1, or 0 if it was written before; -1 if this node does not hold the device with that epoch
 -- A device's events come one after the other, so it is enough to remember the last entry id. Ids are numbered, for each
 -- connection: one with a lower number was given up as lost on its way here, and written since.
@@ -13,17 +13,16 @@ local function comes_late(entry, last)
 end
 
 local answer = {}
-for place = 1, #KEYS - 1 do
-    local key, first = KEYS[place + 1], 6 * place - 3
-    local epoch, entry = ARGV[first + 1], ARGV[first + 3]
+for place, uplink in ipairs(cmsgpack.unpack(ARGV[3])) do
+    local key, device, epoch, conn, entry, event, data = KEYS[place + 1], unpack(uplink)
     local held = redis.call('HMGET', key, 'e', 'n', 'u')
-    if held[1] ~= epoch or held[2] ~= ARGV[2] then
+    if tonumber(held[1]) ~= epoch or held[2] ~= ARGV[2] then
         answer[place] = -1
     elseif held[3] and (held[3] == entry or comes_late(entry, held[3])) then
         answer[place] = 0
     else
-        redis.call('XADD', KEYS[1], '*', 'device', ARGV[first], 'event', ARGV[first + 4], 'data', ARGV[first + 5],
-            'id', entry, 'ts', seconds(), 'conn', ARGV[first + 2], 'epoch', epoch, 'node', node)
+        redis.call('XADD', KEYS[1], '*', 'device', device, 'event', event, 'data', data, 'id', entry, 'ts', seconds(),
+            'conn', conn, 'epoch', held[1], 'node', node)
         redis.call('HSET', key, 'u', entry)
         answer[place] = 1
     end
