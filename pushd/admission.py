@@ -177,7 +177,7 @@ class Admission:
         if isinstance(outcome, Throttled):
             raise _throttled(outcome)
         event = StatusEvent.ONLINE if outcome.previous is None else StatusEvent.TAKEOVER
-        self._node.metrics.logins.labels(event).inc()
+        self._node.metrics.login(event)
         log.info("device %r logged in: %s (conn %s, epoch %d)", identity.device, event, conn, outcome.epoch)
         return outcome
 

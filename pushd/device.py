@@ -65,8 +65,7 @@ class Device:
             self.failed(error)
         finally:
             self._node.hub.leave(self)
-            with trio.CancelScope(shield=True):
-                await self._part_safely()
+            await self._part_safely()
 
     async def _run_until(self, expires: float) -> None:
         async with trio.open_nursery() as nursery:
@@ -126,7 +125,7 @@ class Device:
         self._reason = self._reason or reason
         self._scope.cancel()
 
-    # After the end.
+    # After the end. Each wait has a time limit of its own, and goes on though the node is cancelled.
 
     async def _part_safely(self) -> None:
         try:
@@ -150,7 +149,7 @@ class Device:
         """Store what had been received before the end: acknowledgements and events."""
         if not self._pump.held and self._relay.idle:
             return
-        with trio.move_on_after(LAST_WORDS):
+        with trio.move_on_after(LAST_WORDS, shield=True):
             try:
                 await self._pump.finish()
                 await self._relay.finish()
@@ -160,7 +159,7 @@ class Device:
     async def _explain_loss(self) -> None:
         """Taken over: kick, or two holders of one id would fight for it. Thought dead: close, so that it returns."""
         record = None
-        with trio.move_on_after(LAST_WORDS):
+        with trio.move_on_after(LAST_WORDS, shield=True):
             try:
                 record = await self._node.store.device(self.device)
             except StoreUnavailable as error:

@@ -8,7 +8,7 @@ run ── goodbyes, confirmations, uplinks, heartbeat, sweeper   outlive the de
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -37,6 +37,7 @@ PACE: Final = 200.0  # devices a second that are sent away at the end, if there 
 SETTLE: Final = 2.0  # seconds at the end for logouts that the store has not taken yet
 
 Address = tuple[str, int]
+Verdict = Callable[..., None]  # lets a socket in, or refuses it
 
 
 class Gateway:
@@ -120,30 +121,47 @@ class Gateway:
     async def _authorize(self, handshake: Handshake) -> None:
         await self._admission.at_request(handshake)
 
-    async def _connect(self, socket: Socket, auth: object) -> None:
-        try:
-            identity, bound = await self._admission.at_connect(socket.handshake, auth, socket.id)
-        except ConnectRefused as refusal:
-            if refusal.data["code"] == HTTPStatus.SERVICE_UNAVAILABLE:
-                # After CONNECT_ERROR a stock client never comes back; after a lost transport it does, by itself.
-                socket.close(CloseReason.UNAVAILABLE)
-            raise
-        # From here on nothing waits: whoever is bound has a device, and its end is the logout.
-        failpoint("login.bound")
-        device = Device(identity, bound, socket, self._node)
-        socket.data[DEVICE] = device
-        self._node.hub.join(device)
-        failpoint("login.joined")
-        self._devices.start_soon(device.run, name=f"device {device.device}")
+    def _connect(self, socket: Socket, auth: object, *, answer: Verdict) -> None:
+        if self._draining.is_set():
+            socket.close(CloseReason.SHUTDOWN)
+        else:
+            self._devices.start_soon(self._serve, socket, auth, answer, name=f"device of {socket.id}")
 
-    async def _disconnect(self, socket: Socket, reason: CloseReason) -> None:
-        # Async, though it waits for nothing: so it comes after the events that the device sent before it left.
+    def _disconnect(self, socket: Socket, reason: CloseReason) -> None:
         socket.data[DEVICE].disconnected(reason)
 
     def _uplink(self, socket: Socket, event: str, args: tuple[Any, ...], *, answer: Answer) -> None:
         socket.data[DEVICE].uplink(event, args, answer)
 
     # Tasks.
+
+    async def _serve(self, socket: Socket, auth: object, answer: Verdict) -> None:
+        """A device, from its login to its end: one task, which is not the connection's."""
+        try:
+            device = await self._let_in(socket, auth, answer)
+        except ConnectRefused as refusal:
+            if refusal.data["code"] == HTTPStatus.SERVICE_UNAVAILABLE:
+                # After CONNECT_ERROR a stock client never comes back; after a lost transport it does, by itself.
+                socket.close(CloseReason.UNAVAILABLE)
+            answer(refusal)
+        except Exception:  # the boundary of a login: whatever goes wrong ends that connection alone
+            log.exception("the login of connection %s failed", socket.id)
+            socket.close(CloseReason.INTERNAL_ERROR)
+        else:
+            await device.run()
+
+    async def _let_in(self, socket: Socket, auth: object, answer: Verdict) -> Device:
+        identity, bound = await self._admission.at_connect(socket.handshake, auth, socket.id)
+        # From here on nothing waits: whoever is bound has a device, and its end is the logout.
+        failpoint("login.bound")
+        device = Device(identity, bound, socket, self._node)
+        socket.data[DEVICE] = device
+        self._node.hub.join(device)
+        failpoint("login.joined")
+        answer()
+        if socket.closed is not None:  # meanwhile: nobody else says so
+            device.disconnected(socket.closed)
+        return device
 
     async def _clean_up(self) -> None:
         try:

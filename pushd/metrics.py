@@ -75,6 +75,7 @@ class Metrics:
         )
         self._seconds: dict[str, Histogram] = {}  # by operation
         self._pushes: dict[ReceiptState, Counter] = {}
+        self._logins: dict[StatusEvent, Counter] = {}
         self.loop_lag = Gauge(
             "pushd_loop_lag_seconds",
             "How late the event loop woke a task that slept: the largest of the last few measurements.",
@@ -97,13 +98,17 @@ class Metrics:
         """So many more receipts of this state, in `pushes`, without the look-up by label."""
         self._pushes[state].inc(count)
 
+    def login(self, event: StatusEvent) -> None:
+        """One more in `logins`, without the look-up by label."""
+        self._logins[event].inc()
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pushd_{name}", text, labels, registry=self.registry)
 
     def _start_at_zero(self) -> None:
         """Create the series whose labels are known, so that a rate over them has a first value to start from."""
         for event in (StatusEvent.ONLINE, StatusEvent.TAKEOVER):
-            self.logins.labels(event)
+            self._logins[event] = self.logins.labels(event)
         for reason in Refusal:
             self.refusals.labels(reason)
         for state in ReceiptState:

@@ -135,6 +135,20 @@ async def test_a_store_that_is_away_is_503(tmp_path: Path, monkeypatch: pytest.M
                 pass
 
 
+async def test_a_login_that_fails_ends_its_connection_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I6: it is in a task of the node's."""
+    async with running(tmp_path) as node, node.device("d1") as other:
+
+        async def fails(*args: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(node.store, "login", fails)
+        with pytest.RaisesGroup(pytest.RaisesExc(EOFError, match="1011")):
+            async with node.device("d2"):
+                pass
+        assert await other.call("still", "here") == []
+
+
 async def test_too_many_takeovers_are_refused_and_the_old_one_stays(tmp_path: Path) -> None:
     async with running(tmp_path, takeover={"max": 2, "window": 60.0}) as node, contextlib.AsyncExitStack() as stack:
         for _ in range(3):
