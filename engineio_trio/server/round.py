@@ -83,6 +83,7 @@ class Round:
                 target.send(encoded)
 
     def _queue(self, encoded: Encoded, targets: Sequence[Target]) -> None:
+        """As a round whose turn is over when it ends."""
         self.begin()
         for target in targets:
             target.send(encoded)
@@ -110,9 +111,16 @@ class Round:
             return
         self.is_open = False
         touched, self._touched = self._touched, []
+        if len(touched) > BATCH and self._running:
+            self._write_for_a_turn(touched)
+        else:  # nearly always: it is part of every echo
+            for connection in touched:
+                connection.write_through()
+
+    def _write_for_a_turn(self, touched: Sequence[Writing]) -> None:
         end = time.perf_counter() + TURN
         for first in range(0, len(touched), BATCH):
-            if first and self._running and time.perf_counter() > end:
+            if first and time.perf_counter() > end:
                 self._put_off(touched[first:])
                 return
             for connection in touched[first : first + BATCH]:
