@@ -92,7 +92,7 @@ async def test_blocking_reads_use_their_connections_again(redis: Server) -> None
 
 
 async def test_i5_blocking_reads_are_bounded(redis: Server) -> None:
-    async with client(redis.url, timeout=0.3) as redis_client, trio.open_nursery() as nursery:
+    async with client(redis.url, timeout=2) as redis_client, trio.open_nursery() as nursery:
         for _ in range(MOST_READERS):
             nursery.start_soon(lambda: redis_client.blocking("k", "BLPOP", "k", 60, timeout=60))
         await trio.to_thread.run_sync(
