@@ -1,16 +1,19 @@
 """What is sent while something is being dealt with, and is written when that is done: a write for each peer."""
 
+import operator
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
 from engineio_trio.protocol.encoded import Encoded
-from engineio_trio.transport.poller import TURN
+from engineio_trio.transport.poller import MOST, TURN
 
+T = TypeVar("T")
+FEW = MOST  # peers that are written to at once, whoever waits: those that one turn of the poller has answers for
 BATCH = 32  # peers that are written to before the clock is looked at: some 0.3 ms
 
 
@@ -40,7 +43,7 @@ class Round:
     what is sent to them meanwhile follows, and may take all of it along.
     """
 
-    __slots__ = ("_held", "_late", "_running", "_touched", "_work", "is_open", "now", "number")
+    __slots__ = ("_held", "_known", "_late", "_running", "_touched", "_work", "is_open", "now", "number")
 
     def __init__(self) -> None:
         self.is_open = False
@@ -48,7 +51,8 @@ class Round:
         self.number = 0
         self._held = False
         self._touched: list[Writing] = []
-        self._late: OrderedDict[Writing, None] = OrderedDict()  # each once, however many broadcasts overtake each other
+        self._late: deque[Writing] = deque()  # each once, however many broadcasts overtake each other
+        self._known: set[Writing] = set()  # the same; an OrderedDict was a fifth of a broadcast's time
         self._running = False
         self._work = trio.lowlevel.ParkingLot()
 
@@ -74,22 +78,15 @@ class Round:
 
         Only the rest is a round of its own, for that costs a delivery a fifth.
         """
-        end = time.perf_counter() + TURN
-        for first in range(0, len(targets), BATCH):
-            if first and self._running and not self.is_open and time.perf_counter() > end:
-                self._queue(encoded, targets[first:])
-                return
-            for target in targets[first : first + BATCH]:
+        if len(targets) > FEW and self._running and not self.is_open:
+            targets = self._for_a_turn(targets, operator.methodcaller("send", encoded))
+            self.begin()
+            for target in targets:
                 target.send(encoded)
-
-    def _queue(self, encoded: Encoded, targets: Sequence[Target]) -> None:
-        """As a round whose turn is over when it ends."""
-        self.begin()
-        for target in targets:
-            target.send(encoded)
-        self.is_open = False
-        touched, self._touched = self._touched, []
-        self._put_off(touched)
+            self._put_off(self._close())
+        else:
+            for target in targets:
+                target.send(encoded)
 
     def hold(self) -> None:
         """The round goes on until `let_go`."""
@@ -109,25 +106,38 @@ class Round:
         """Write, unless it is held; for a turn, if inside `running`."""
         if self._held:
             return
-        self.is_open = False
-        touched, self._touched = self._touched, []
-        if len(touched) > BATCH and self._running:
-            self._write_for_a_turn(touched)
-        else:  # nearly always: it is part of every echo
+        touched = self._close()
+        if len(touched) > FEW and self._running:
+            self._put_off(self._for_a_turn(touched, operator.methodcaller("write_through")))
+        else:
             for connection in touched:
                 connection.write_through()
 
-    def _write_for_a_turn(self, touched: Sequence[Writing]) -> None:
+    def _close(self) -> list[Writing]:
+        """The round is over: who is to be written to."""
+        self.is_open = False
+        touched, self._touched = self._touched, []
+        return touched
+
+    def _for_a_turn(self, ones: Sequence[T], do: Callable[[T], object]) -> Sequence[T]:
+        """Do it for one after the other; who is left when the turn is over.
+
+        All are while others wait: those come first, and get what is sent now in the same write.
+        """
+        if self._late:
+            return ones
         end = time.perf_counter() + TURN
-        for first in range(0, len(touched), BATCH):
+        for first in range(0, len(ones), BATCH):
             if first and time.perf_counter() > end:
-                self._put_off(touched[first:])
-                return
-            for connection in touched[first : first + BATCH]:
-                connection.write_through()
+                return ones[first:]
+            for one in ones[first : first + BATCH]:
+                do(one)
+        return ()
 
     def _put_off(self, connections: Sequence[Writing]) -> None:
-        self._late.update(dict.fromkeys(connections))
+        more = [connection for connection in connections if connection not in self._known]
+        self._late += more
+        self._known.update(more)
         self._work.unpark()
 
     @asynccontextmanager
@@ -155,6 +165,8 @@ class Round:
         end = time.perf_counter() + TURN
         while self._late:
             for _ in range(min(BATCH, len(self._late))):
-                self._late.popitem(last=False)[0].write_through()
+                connection = self._late.popleft()
+                self._known.remove(connection)
+                connection.write_through()
             if time.perf_counter() > end:
                 return

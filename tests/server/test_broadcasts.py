@@ -26,6 +26,7 @@ def turns_of(peers: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round, "TURN", -1)
         patch.setattr(round, "BATCH", peers)
+        patch.setattr(round, "FEW", peers)
         yield
 
 
