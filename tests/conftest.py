@@ -37,9 +37,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_configure() -> None:
-    """Ctrl-C is tested, and whoever runs this in the background of a script has its children ignore it."""
+    """Ctrl-C and a terminal that closes are tested; a script's background, and nohup, have children ignore them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # Not SIG_DFL: it would end this run. What is handled here is at its default in the programs it starts.
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(params=["MemoryListener", "PlainListener"])
