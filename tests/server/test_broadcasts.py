@@ -158,12 +158,8 @@ async def test_who_flushes_does_not_wait_for_a_turn(autojump_clock: trio.testing
             for _ in range(20):
                 await Wire.joined(listener.connect())
             server.emit("news")
-            waiting = [
-                one
-                for one, heard in zip(server.of("/").sockets.values(), have_heard(listener), strict=True)
-                if not heard
-            ]
-            await waiting[-1].flush()
+            *_, last = server.of("/").sockets.values()
+            await last.flush()
             assert have_heard(listener) == [True] + [False] * 18 + [True]
 
 
@@ -173,7 +169,7 @@ async def test_all_have_their_turn_however_fast_broadcasts_follow(autojump_clock
     with turns_of(1):
         async with serving(server, listener):
             wires = [await Wire.joined(listener.connect()) for _ in range(20)]
-            for number in range(20):  # each turn writes to the first peer and to one that waits
+            for number in range(20):  # more than a turn can write
                 server.emit("news", number)
                 await trio.lowlevel.checkpoint()
             assert have_heard(listener) == [True] * 20

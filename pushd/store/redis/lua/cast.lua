@@ -3,7 +3,8 @@
 -- ARGV  now, incarnation, until when the caller waits for it (us), prefix of control channels; packed: of each message its
 --       push id, event and data; packed: of each place a device id, a message's number, and whether this node has the
 --       device's connection
--- ->  now; nothing else if it came too late: nobody was told anything. Then for each place 'gone' (published to its node), 'here' (this node is to send it) or 'away' (nobody has it)
+-- ->  now; nothing else if it came too late: nobody was told anything. Then for each place 'gone' (published to its
+--     node), 'here' (this node is to send it) or 'away' (nobody has it)
 local me, channels, messages, places = ARGV[2], ARGV[4], cmsgpack.unpack(ARGV[5]), cmsgpack.unpack(ARGV[6])
 if now > tonumber(ARGV[3]) then -- a network held it back: what it says was for then, and may have been said again
     return {now}
